@@ -1,0 +1,116 @@
+"""The demo's network and its Lightning module: torchvision's video ResNet, narrow enough for two cores."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import lightning
+import torch
+import torchmetrics
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.models.video.resnet import BasicBlock, Conv3DSimple
+
+
+class NarrowVideoResNet(nn.Sequential):
+    """A video ResNet of torchvision's own blocks, randomly initialised.
+
+    The stem sees three frames at once from the first layer on: a stem of ``(1, k, k)`` would leave motion to
+    the few pixels that deep layers keep. Every stage halves height, width and time.
+
+    Args:
+        num_classes: length of the output.
+        widths: channels of the stem and of each residual stage.
+    """
+
+    def __init__(self, num_classes: int, widths: tuple[int, ...] = (16, 32, 64)) -> None:
+        stem = nn.Sequential(
+            nn.Conv3d(3, widths[0], (3, 5, 5), stride=(1, 2, 2), padding=(1, 2, 2), bias=False),
+            nn.BatchNorm3d(widths[0]),
+            nn.ReLU(inplace=True),
+        )
+        stages = [_stage(a, b) for a, b in pairwise(widths)]
+        head = (nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(widths[-1], num_classes))
+        super().__init__(stem, *stages, *head)
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def _stage(inplanes: int, planes: int) -> BasicBlock:
+    shortcut = nn.Sequential(
+        nn.Conv3d(inplanes, planes, kernel_size=1, stride=Conv3DSimple.get_downsample_stride(2), bias=False),
+        nn.BatchNorm3d(planes),
+    )
+    return BasicBlock(inplanes, planes, Conv3DSimple, stride=2, downsample=shortcut)
+
+
+class DriftClassifier(lightning.LightningModule):
+    """Tells from a clip which way its shapes drift.
+
+    Batches hold ``video`` (``[B, T, 3, H, W]`` or ``[B, 3, T, H, W]``; uint8, or float in 0..1), ``label`` (int64
+    ``[B]``) and ``is_pad`` (bool ``[B]``: a repeat that fills up the last batch, and counts for nothing).
+
+    Logs ``train_loss`` a step, ``val_loss`` and ``val_accuracy`` an epoch.
+
+    Args:
+        num_classes: number of labels.
+        max_steps: optimizer steps over which the learning rate rises and falls. Given by hand, because
+            Lightning's ``estimated_stepping_batches`` builds the loader before its state is restored.
+        learning_rate: at its highest.
+        weight_decay: AdamW's.
+        widths: see :class:`NarrowVideoResNet`.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 4,
+        max_steps: int = 240,
+        learning_rate: float = 3e-3,
+        weight_decay: float = 0.02,
+        widths: tuple[int, ...] = (16, 32, 64),
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.network = NarrowVideoResNet(num_classes, tuple(widths))
+        self.val_loss = torchmetrics.MeanMetric()
+        self.val_accuracy = torchmetrics.MeanMetric()
+
+    def forward(self, video: Tensor) -> Tensor:
+        """Logits ``[B, num_classes]`` of clips in either layout."""
+        if video.shape[1] != 3:
+            video = video.transpose(1, 2)
+        if not video.is_floating_point():
+            video = video.float() / 255
+        return self.network((video - 0.5) * 4)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        losses, _, keep = self._judge(batch)
+        loss = (losses * keep).sum() / keep.sum().clamp(min=1)
+        self.log("train_loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        losses, correct, keep = self._judge(batch)
+        self.val_loss.update(losses, keep)
+        self.val_accuracy.update(correct, keep)
+        self.log("val_loss", self.val_loss, on_epoch=True)
+        self.log("val_accuracy", self.val_accuracy, on_epoch=True, prog_bar=True)
+
+    def _judge(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, correctness and weight (0 for padding) of each clip."""
+        logits = self(batch["video"])
+        losses = functional.cross_entropy(logits, batch["label"], reduction="none")
+        return losses, (logits.argmax(1) == batch["label"]).float(), (~batch["is_pad"]).float()
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        hyper = self.hparams
+        optimizer = torch.optim.AdamW(self.parameters(), hyper.learning_rate, weight_decay=hyper.weight_decay)
+        warmup = max(1, hyper.max_steps // 10)
+
+        def factor(step: int) -> float:
+            return min((step + 1) / warmup, max(0.02, (hyper.max_steps - step) / (hyper.max_steps - warmup + 1)))
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -1,0 +1,91 @@
+"""``onetake index``: build or refresh the index of a folder of videos."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import click
+
+
+@click.command("index")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for the index.  [default: FOLDER]")
+@click.option(
+    "--segment-seconds",
+    default=60.0,
+    show_default=True,
+    help="Length of a segment; it ends at the next keyframe.",
+)
+@click.option("--workers", type=int, help="Processes.  [default: one per CPU]")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def index_command(folder: Path, out: Path | None, segment_seconds: float, workers: int | None, as_json: bool) -> None:
+    """Index the videos in FOLDER where they are, so that they can be trained on.
+
+    No video is changed or copied. Files that can't be used are listed with the reason. Run it again after adding
+    videos: what did not change is taken from the index that is there.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from onetake.decode.build import index_videos
+
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[file]}", style="dim"),
+        console=Console(stderr=True),
+        transient=True,
+        disable=as_json,
+    )
+    with bars:
+        task = bars.add_task("indexing", total=None, file="")
+        report = index_videos(
+            folder,
+            out,
+            segment_seconds=segment_seconds,
+            workers=workers,
+            progress=lambda done, total, file: bars.update(task, completed=done, total=total, file=file),
+        )
+    index = report.index
+    packets, tables = int(index.num_packets.sum()), int(index.table_length.sum())
+    summary = {
+        "index": str(report.out),
+        "generation": index.generation,
+        "videos": len(index.videos),
+        "reused": report.reused,
+        "segments": index.num_segments,
+        "frames": int(index.num_frames.sum()),
+        "hours": round(sum(video.seconds for video in index.videos) / 3600, 4),
+        "bytes": sum(video.file_bytes for video in index.videos),
+        "mean_keyframe_distance": round(int(index.num_frames.sum()) / int(index.num_keyframes.sum()), 1),
+        "bytes_per_packet": round(tables / packets, 2),
+        "kinds": dict(Counter(video.kind for video in index.videos)),
+        "codecs": dict(Counter(video.codec for video in index.videos)),
+        "refused": {refusal.file: refusal.reason for refusal in report.refused},
+    }
+    if as_json:
+        click.echo(json.dumps(summary, indent=2))
+    else:
+        _print(summary)
+
+
+def _print(summary: dict[str, object]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    refused = summary.pop("refused")
+    table = Table(title="index", show_header=False)
+    for name, value in summary.items():
+        shown = ", ".join(f"{count} {key}" for key, count in value.items()) if isinstance(value, dict) else value
+        table.add_row(name.replace("_", " "), f"{shown:,}" if isinstance(shown, int) else str(shown))
+    console.print(table)
+    if refused:
+        table = Table("file", "reason", title="refused")
+        for file, reason in refused.items():
+            table.add_row(file, reason)
+        console.print(table)

@@ -1,0 +1,199 @@
+"""What an index holds: videos, their segments, and each segment's packet table.
+
+Reading and writing the files is ``onetake.decode.store``; here is what they mean.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onetake.core.errors import IndexFileError
+
+__all__ = [
+    "CONTAINER",
+    "DISCARD",
+    "FORMAT_VERSION",
+    "KEYFRAME",
+    "PACKETS",
+    "PacketTable",
+    "Video",
+    "VideoIndex",
+]
+
+FORMAT_VERSION = 1
+
+# Kinds of video. PACKETS: a packet's bytes stand in the file as they are, and decode to the right frames without
+# the container. CONTAINER: they don't; the file is fetched whole and demuxed.
+PACKETS, CONTAINER = "packets", "container"
+
+# Packet flags.
+KEYFRAME = 1  # a decoder can start here
+DISCARD = 2  # decoded, never shown (an edit list cuts it away)
+
+Int64Array = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class PacketTable:
+    """The video packets of a run of a file, in decode order. All arrays have length n.
+
+    Attributes:
+        offset: int64, where the packet's payload starts in the file, in bytes.
+        size: int64, its length in bytes.
+        pts: int64, presentation time in the stream's time base.
+        frame: int64, number of the frame it holds, in presentation order; -1 if it is never shown.
+        flags: uint8, KEYFRAME and DISCARD.
+    """
+
+    offset: Int64Array
+    size: Int64Array
+    pts: Int64Array
+    frame: Int64Array
+    flags: NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.pts)
+
+    def __getitem__(self, rows: slice) -> PacketTable:
+        return PacketTable(self.offset[rows], self.size[rows], self.pts[rows], self.frame[rows], self.flags[rows])
+
+    @property
+    def key_rows(self) -> Int64Array:
+        """Rows at which a decoder can start, rising."""
+        return np.flatnonzero(self.flags & KEYFRAME)
+
+    @classmethod
+    def concatenate(cls, tables: Sequence[PacketTable]) -> PacketTable:
+        """One table of several that follow one another in decode order."""
+        return cls(
+            *(np.concatenate([getattr(table, name) for table in tables]) for name in cls.__slots__),
+        )
+
+    def to_bytes(self) -> bytes:
+        """Compressed form: columns as small differences, bytes of equal weight together, deflated."""
+        gap = self.offset - np.concatenate([[0], (self.offset + self.size)[:-1]])
+        columns = np.stack([gap, self.size, np.diff(self.pts, prepend=0), np.diff(self.frame, prepend=0)])
+        planes = columns.astype("<i8").view(np.uint8).reshape(4, len(self), 8).transpose(0, 2, 1)
+        return zlib.compress(planes.tobytes() + self.flags.tobytes(), 9)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, num_packets: int) -> PacketTable:
+        """Inverse of ``to_bytes``.
+
+        Raises:
+            IndexFileError: ``data`` is not the table of ``num_packets`` packets.
+        """
+        size = num_packets * 33
+        try:
+            inflate = zlib.decompressobj()
+            raw = inflate.decompress(data, size + 1)  # a bomb stays small
+        except zlib.error as error:
+            raise IndexFileError(f"packets.bin is damaged ({error}): run `onetake index` again") from None
+        if len(raw) != size:
+            raise IndexFileError("packets.bin is damaged (wrong length): run `onetake index` again")
+        planes = np.frombuffer(raw, np.uint8, num_packets * 32).reshape(4, 8, num_packets)
+        gap, length, pts_step, frame_step = np.ascontiguousarray(planes.transpose(0, 2, 1)).view("<i8")[..., 0]
+        stop = np.cumsum(gap + length)
+        return cls(
+            offset=stop - length,
+            size=length.astype(np.int64),
+            pts=np.cumsum(pts_step),
+            frame=np.cumsum(frame_step),
+            flags=np.frombuffer(raw, np.uint8, num_packets, num_packets * 32),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Video:
+    """What the index knows of a video as a whole: enough to decode its packets without its container.
+
+    Attributes:
+        video_id: its name, unique in the index: the file's path below the videos' folder.
+        file: path below the videos' folder, with forward slashes.
+        file_bytes: size of the file when it was indexed.
+        mtime_ns: its modification time then.
+        kind: PACKETS or CONTAINER.
+        num_frames: frames that a full sequential decode shows.
+        codec: the codec's name in FFmpeg, such as "h264".
+        decoder: the FFmpeg decoder that the index was checked with.
+        codec_options: options that the decoder needs, as "name=value" joined by commas.
+        extradata: the codec's out-of-band headers.
+        time_base: (numerator, denominator) in seconds of one pts tick.
+        duration: pts ticks from the first frame shown to the end of the last one.
+        width, height: of the decoded picture, in pixels, before any rotation.
+        rotation: degrees by which a picture must be turned clockwise to stand upright: 0, 90, 180 or 270.
+        pix_fmt: FFmpeg's name of the pixel format.
+        stream_index: the stream's number in the container.
+        container: FFmpeg's name of the container format.
+    """
+
+    video_id: str
+    file: str
+    file_bytes: int
+    mtime_ns: int
+    kind: str
+    num_frames: int
+    codec: str
+    decoder: str
+    codec_options: str
+    extradata: bytes
+    time_base: tuple[int, int]
+    duration: int
+    width: int
+    height: int
+    rotation: int
+    pix_fmt: str
+    stream_index: int
+    container: str
+
+    @property
+    def seconds(self) -> float:
+        """How long it plays."""
+        return self.duration * self.time_base[0] / self.time_base[1]
+
+
+@dataclass(frozen=True, slots=True)
+class VideoIndex:
+    """An index in memory: V videos and S segments. A video's segments stand together, in time order.
+
+    Attributes:
+        generation: hash of all content; a dataset, its ranks and its checkpoints agree by it.
+        videos: the V videos, sorted by video_id.
+        video: int64 [S], each segment's video, as a number in ``videos``.
+        first_frame: int64 [S], the segment's first frame, in presentation order.
+        num_frames: int64 [S], its frames.
+        byte_offset, byte_length: int64 [S], the stretch of the file that holds its packets.
+        table_offset, table_length: int64 [S], where packets.bin holds its packet table.
+        num_packets, num_keyframes: int64 [S].
+    """
+
+    generation: str
+    videos: tuple[Video, ...]
+    video: Int64Array
+    first_frame: Int64Array
+    num_frames: Int64Array
+    byte_offset: Int64Array
+    byte_length: Int64Array
+    table_offset: Int64Array
+    table_length: Int64Array
+    num_packets: Int64Array
+    num_keyframes: Int64Array
+
+    @property
+    def num_segments(self) -> int:
+        """S."""
+        return len(self.video)
+
+    @property
+    def video_frames(self) -> Int64Array:
+        """int64 [S]: frames of the video that each segment belongs to."""
+        return np.array([video.num_frames for video in self.videos], np.int64)[self.video]
+
+    def segment_name(self, segment: int) -> str:
+        """A name for people: video ID and first frame."""
+        return f"{self.videos[self.video[segment]].video_id}@{self.first_frame[segment]}"

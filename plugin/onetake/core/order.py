@@ -1,0 +1,255 @@
+"""The canonical order: which clip is read when, on which lane, by which rank and worker.
+
+An epoch's clips, shuffled in groups that keep their inner order, form one sequence ``seq`` of N clips. It is cut
+into L = slots * phases *lanes*: lane j = slot * phases + phase reads one contiguous run of ``seq`` front to back.
+Sample k of the epoch is the clip on
+
+    slot k mod slots,   phase (k div slots) mod phases,   at position k div L of that lane.
+
+Nothing here knows the world: a global batch of B samples takes the next B samples, sorted by lane; rank r gets the
+r-th of R equal parts of it; worker w of W gets every W-th batch. With slots = 4, phases = 2, N = 20, B = 4:
+
+    lane (slot, phase)     0 (0,0)   1 (0,1)   2 (1,0)   3 (1,1)   4 (2,0)   5 (2,1)   6 (3,0)   7 (3,1)
+    reads seq              0 1 2     3 4       5 6 7     8 9       10 11 12  13 14     15 16 17  18 19
+    batch 0 (phase 0)      0                   5                   10                  15
+    batch 1 (phase 1)                3                   8                   13                  18
+    batch 2 (phase 0)      1                   6                   11                  16
+    batch 3 (phase 1)                4                   9                   14                  19
+    batch 4 (phase 0)      2                   7                   12                  17
+    2 ranks                | rank 0: slots 0 and 1               | rank 1: slots 2 and 3
+    2 workers              worker 0: batches 0 2 4 (phase 0), worker 1: batches 1 3 (phase 1)
+
+So if B * W divides L, every lane stays on one worker of one rank, which reads it front to back. Lanes whose turn
+comes early in a step are the ones that are a clip longer where L does not divide N: the rule above then holds to
+the last sample.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import gcd
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onetake.core.errors import SpecError
+
+__all__ = [
+    "SHUFFLE_GROUPS",
+    "Batch",
+    "EpochOrder",
+    "Lanes",
+    "default_lanes",
+    "num_batches",
+    "segment_order",
+    "worker_batches",
+]
+
+Int64Array = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+SHUFFLE_GROUPS = ("segment", "video", "shard")
+MAX_PHASES = 8
+MAX_LEAD_IN = 0.02
+
+
+def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64's finaliser (Steele, Lea, Flood 2014): a fixed bijection, unlike numpy's generators, whose
+    streams may change between versions."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def _permutation(count: int, seed: int, epoch: int) -> Int64Array:
+    """A permutation of ``range(count)``, a pure function of its arguments."""
+    gamma = np.uint64(0x9E3779B97F4A7C15)
+    with np.errstate(over="ignore"):
+        state = np.array([seed & 0xFFFFFFFFFFFFFFFF, epoch], np.uint64)
+        key = _mix(_mix(state[:1] + gamma) + (state[1:] + np.uint64(1)) * gamma)
+        draws = _mix(key + np.arange(1, count + 1, dtype=np.uint64) * gamma)
+    return np.argsort(draws, kind="stable").astype(np.int64)
+
+
+def segment_order(videos: Int64Array, shuffle: bool, shuffle_by: str, seed: int, epoch: int) -> Int64Array:
+    """The order in which an epoch goes through its segments.
+
+    Args:
+        videos: int64 [S], the video of each segment; segments of one video stand together, in time order.
+        shuffle: False gives the order of the index.
+        shuffle_by: "segment" shuffles segments ("shard" is the same where a shard is a segment); "video"
+            shuffles whole videos, each read from its start to its end.
+        seed: the shuffle seed.
+        epoch: the epoch, from 0.
+
+    Returns:
+        int64 [S], segment numbers.
+
+    Raises:
+        SpecError: ``shuffle_by`` is not one of SHUFFLE_GROUPS.
+    """
+    if shuffle_by not in SHUFFLE_GROUPS:
+        raise SpecError(f"shuffle_by={shuffle_by!r}: must be one of {', '.join(SHUFFLE_GROUPS)}")
+    count = len(videos)
+    if not shuffle:
+        return np.arange(count, dtype=np.int64)
+    if shuffle_by != "video":
+        return _permutation(count, seed, epoch)
+    starts = np.flatnonzero(np.diff(videos, prepend=-1))
+    lengths = np.diff(starts, append=count)
+    picked = _permutation(len(starts), seed, epoch)
+    lengths = lengths[picked]
+    first_out = np.cumsum(lengths) - lengths
+    return np.repeat(starts[picked] - first_out, lengths) + np.arange(count, dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Lanes:
+    """How ``num_clips`` clips are dealt to lanes; see the module's table.
+
+    Args:
+        num_clips: clips in the epoch (N).
+        slots: B0, the global batch size of the first run.
+        phases: P, lanes per slot.
+    """
+
+    num_clips: int
+    slots: int
+    phases: int
+
+    @property
+    def count(self) -> int:
+        """L, the number of lanes."""
+        return self.slots * self.phases
+
+    @property
+    def turns(self) -> Int64Array:
+        """int64 [L]: the place of lane j within each step, phase * slots + slot."""
+        lanes = np.arange(self.count, dtype=np.int64)
+        turns: Int64Array = lanes % self.phases * self.slots + lanes // self.phases
+        return turns
+
+    def locate(self, samples: Int64Array) -> tuple[Int64Array, Int64Array]:
+        """The lane of each sample of the epoch, and its position in that lane."""
+        position, turn = np.divmod(samples, self.count)
+        phase, slot = np.divmod(turn, self.slots)
+        return slot * self.phases + phase, position
+
+    def clips_read(self, sample: int) -> Int64Array:
+        """int64 [L]: how many clips each lane has given before sample number ``sample``."""
+        sample = min(sample, self.num_clips)
+        return np.maximum(sample - self.turns + self.count - 1, 0) // self.count
+
+    def starts(self) -> Int64Array:
+        """int64 [L + 1]: where in ``seq`` each lane starts; the last entry is N."""
+        return np.concatenate([[0], np.cumsum(self.clips_read(self.num_clips))]).astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some samples of an epoch. All arrays have the same length.
+
+    Attributes:
+        clip_id: int64, global clip IDs.
+        lane: int64, the lane that reads each clip.
+        is_pad: bool, True where a clip is repeated to fill the epoch's last batch.
+    """
+
+    clip_id: Int64Array
+    lane: Int64Array
+    is_pad: BoolArray
+
+    def part(self, rank: int, num_ranks: int) -> Batch:
+        """Rank ``rank``'s equal share of a global batch."""
+        size = len(self.clip_id) // num_ranks
+        part = slice(rank * size, (rank + 1) * size)
+        return Batch(self.clip_id[part], self.lane[part], self.is_pad[part])
+
+
+class EpochOrder:
+    """One epoch's samples, in canonical order.
+
+    Args:
+        segments: int64 [S], the epoch's segments in the order of ``seq`` (see segment_order).
+        clips_per_segment: int64, the number of clips of every segment of the data, by segment number.
+        slots: B0.
+        phases: P.
+    """
+
+    def __init__(self, segments: Int64Array, clips_per_segment: Int64Array, slots: int, phases: int) -> None:
+        counts = clips_per_segment[segments]
+        self._seq_stop = np.cumsum(counts)
+        first_id = np.cumsum(clips_per_segment) - clips_per_segment
+        self._id_shift = first_id[segments] - (self._seq_stop - counts)
+        self.lanes = Lanes(int(self._seq_stop[-1]) if len(segments) else 0, slots, phases)
+        self._starts = self.lanes.starts()
+
+    def __len__(self) -> int:
+        return self.lanes.num_clips
+
+    def clip_ids(self, seq: Int64Array) -> Int64Array:
+        """The clips at places ``seq`` of the sequence."""
+        shifts: Int64Array = self._id_shift[np.searchsorted(self._seq_stop, seq, side="right")]
+        return seq + shifts
+
+    def samples(self, start: int, stop: int) -> Batch:
+        """Samples ``start`` to ``stop`` of the epoch, sorted by lane: a global batch.
+
+        Samples at or past N repeat the last clip of the lane whose turn it would be.
+        """
+        samples = np.arange(start, stop, dtype=np.int64)
+        total, count = self.lanes.num_clips, self.lanes.count
+        is_pad = samples >= total
+        turns_back = -(-(samples - total + 1) // count)
+        repeated = samples - turns_back * count
+        samples = np.where(is_pad, np.where(repeated >= 0, repeated, samples % max(total, 1)), samples)
+        lane, position = self.lanes.locate(samples)
+        by_lane = np.lexsort((is_pad, position, lane))
+        lane, position = lane[by_lane], position[by_lane]
+        return Batch(self.clip_ids(self._starts[lane] + position), lane, is_pad[by_lane])
+
+    def next_clips(self, sample: int) -> Int64Array:
+        """int64 [L]: the clip that each lane reads next after ``sample`` samples; -1 for a finished lane."""
+        read = self._starts[:-1] + self.lanes.clips_read(sample)
+        done = read >= self._starts[1:]
+        if not len(self):
+            return np.full(self.lanes.count, -1, np.int64)
+        return np.where(done, -1, self.clip_ids(np.minimum(read, len(self) - 1)))
+
+
+def num_batches(num_samples: int, batch_size: int, drop_last: bool) -> int:
+    """Global batches of ``batch_size`` in ``num_samples`` samples, all full: the last one is filled with
+    repeats, or left out with ``drop_last``."""
+    return num_samples // batch_size if drop_last else -(-num_samples // batch_size)
+
+
+def worker_batches(total: int, worker: int, num_workers: int) -> range:
+    """The batches, out of ``total``, that a worker gets."""
+    return range(worker, total, max(num_workers, 1))
+
+
+def default_lanes(batch_size: int, num_lanes: int | None, lead_in: float, num_frames: int) -> tuple[int, int]:
+    """(slots, phases) for a first run.
+
+    Args:
+        batch_size: the global batch size.
+        num_lanes: what the user asked for (L), or None.
+        lead_in: frames that a lane decodes in vain at its start, on average: half the mean keyframe distance.
+        num_frames: frames that the epoch's clips span.
+
+    Returns:
+        With ``num_lanes``, a pair whose product is ``num_lanes``. Otherwise the batch size, and at most 8
+        phases, halved while all lanes' lead-in exceeds 2% of the frames.
+
+    Raises:
+        SpecError: ``num_lanes`` is below 1.
+    """
+    if num_lanes is not None:
+        if num_lanes < 1:
+            raise SpecError(f"num_canonical_lanes={num_lanes}: must be at least 1")
+        slots = gcd(batch_size, num_lanes)
+        return (slots, num_lanes // slots) if slots == batch_size else (num_lanes, 1)
+    phases = MAX_PHASES
+    while phases > 1 and batch_size * phases * lead_in > MAX_LEAD_IN * num_frames:
+        phases //= 2
+    return batch_size, phases

@@ -1,0 +1,76 @@
+"""The resume state: what is saved of a position in the order, and whether it fits what it is loaded into.
+
+    epoch, sample_in_epoch, num_canonical_nodes, shuffle_seed, initial_physical_nodes    streaming's own keys
+    onetake:
+        version   1
+        order     all that the order is a function of, and (slots, phases)
+        cursors   per lane, the video and the frame at which it goes on: {"video_ids": [...], "lanes":
+                  [[number in video_ids, start_frame], ...]}, [-1, -1] for a lane that is at its end
+
+Plain containers only: checkpoints are loaded with ``weights_only=True``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from onetake.core.errors import ResumeError
+
+__all__ = ["STATE_VERSION", "Cursor", "check_order", "pack_cursors", "read_state", "unpack_cursors"]
+
+STATE_VERSION = 1
+
+# A lane's position: video ID and frame offset; None at the lane's end.
+Cursor = tuple[str, int] | None
+
+
+def pack_cursors(cursors: Sequence[Cursor]) -> dict[str, Any]:
+    """Cursors as they are saved: distinct video IDs once, two small numbers a lane."""
+    ids: dict[str, int] = {}
+    lanes = [[-1, -1] if at is None else [ids.setdefault(at[0], len(ids)), at[1]] for at in cursors]
+    return {"video_ids": list(ids), "lanes": lanes}
+
+
+def unpack_cursors(packed: Mapping[str, Any]) -> list[Cursor]:
+    """Inverse of ``pack_cursors``.
+
+    Raises:
+        ResumeError: ``packed`` is not what it gives.
+    """
+    try:
+        ids = packed["video_ids"]
+        return [None if video < 0 else (str(ids[video]), int(frame)) for video, frame in packed["lanes"]]
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise ResumeError(f"the state's cursors are damaged ({error!r}); load another checkpoint") from None
+
+
+def read_state(state: Mapping[str, Any]) -> tuple[int, int, dict[str, Any], list[Cursor]]:
+    """(epoch, sample in epoch, order, cursors) of a state.
+
+    Raises:
+        ResumeError: it was not saved by onetake, or by another version of it.
+    """
+    ours = state.get("onetake")
+    if not isinstance(ours, Mapping) or "epoch" not in state or "sample_in_epoch" not in state:
+        raise ResumeError("the state was not saved by onetake: it has no cursors; start without it")
+    if ours.get("version") != STATE_VERSION:
+        raise ResumeError(
+            f"the state has version {ours.get('version')}, this onetake reads version {STATE_VERSION}; "
+            "resume with the onetake that saved it"
+        )
+    return (
+        int(state["epoch"]),
+        int(state["sample_in_epoch"]),
+        dict(ours["order"]),
+        unpack_cursors(ours["cursors"]),
+    )
+
+
+def check_order(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two order keys, in words; empty if nothing does."""
+    return [
+        f"{name} was {saved.get(name)!r} and is now {now.get(name)!r}"
+        for name in dict.fromkeys([*saved, *now])
+        if saved.get(name) != now.get(name)
+    ]

@@ -1,0 +1,1 @@
+"""Files to packets to frames: probing, indexing and decoding, over PyAV."""

@@ -1,0 +1,229 @@
+"""Building an index: every video of a folder is demuxed and checked, in several processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from onetake.core.errors import IndexFileError, OnetakeError, SourceError, SpecError, VideoError
+from onetake.core.index import VideoIndex
+from onetake.decode.check import check_video
+from onetake.decode.container import VIDEO_SUFFIXES
+from onetake.decode.probe import scan_video, segment_rows
+from onetake.decode.store import IndexedVideo, read_header, read_index, read_table_bytes, write_index
+
+__all__ = ["IndexReport", "Refusal", "index_video", "index_videos"]
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A file that was left out of the index: its path below the videos' folder, and why."""
+
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class IndexReport:
+    """What ``index_videos`` did.
+
+    Attributes:
+        out: the folder of the index.
+        index: the index, as written.
+        reused: videos that had not changed since they were last indexed.
+        refused: files left out.
+    """
+
+    out: Path
+    index: VideoIndex
+    reused: int
+    refused: tuple[Refusal, ...]
+
+
+def index_videos(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    segment_seconds: float = 60.0,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> IndexReport:
+    """Index the videos of a folder where they are; no video is changed or copied.
+
+    Files that can't be used are left out and reported. Videos whose size and modification time are those of an
+    index that is already in ``out`` are taken from it.
+
+    Args:
+        source: a folder; searched with its subfolders, for the usual suffixes of video files.
+        out: folder for the index. None: beside the videos, in ``source``.
+        segment_seconds: how long a segment is at least; it ends at the next keyframe.
+        workers: processes. None: one per CPU. With more than one, call it under ``if __name__ == "__main__"``,
+            since they are spawned.
+        progress: called as (videos done, videos in all, file) after every file.
+
+    Raises:
+        SourceError: the folder is missing or empty, all its files are refused, or ``out`` can't be written.
+        SpecError: an argument is out of range.
+    """
+    folder = Path(source)
+    target = folder if out is None else Path(out)
+    if segment_seconds <= 0:
+        raise SpecError(f"segment_seconds={segment_seconds}: must be above 0")
+    if workers is not None and workers < 1:
+        raise SpecError(f"workers={workers}: must be at least 1")
+    files = _list_videos(folder)
+    done = _unchanged(folder, files, target, segment_seconds)
+    todo = [file for file in files if file not in done]
+    refused: list[Refusal] = []
+    reused = len(done)
+    finished = reused
+    for file, result in _index_all(folder, todo, segment_seconds, workers or os.cpu_count() or 1):
+        finished += 1
+        if isinstance(result, IndexedVideo):
+            done[file] = result
+        else:
+            refused.append(Refusal(file, result))
+        if progress:
+            progress(finished, len(files), file)
+    refused.sort(key=lambda refusal: refusal.file)
+    if not done:
+        reasons = "\n".join(f"  {refusal.file}: {refusal.reason}" for refusal in refused[:10])
+        raise SourceError(f"none of the {len(files)} video files in {folder} can be used:\n{reasons}")
+    try:
+        index = write_index(target, list(done.values()), segment_seconds)
+    except OSError as error:
+        raise SourceError(
+            f"the index cannot be written to {target} ({error.strerror}): name another folder with --out (out=)"
+        ) from None
+    return IndexReport(target, index, reused, tuple(refused))
+
+
+def index_video(folder: Path, file: str, segment_seconds: float) -> IndexedVideo:
+    """Index one file of ``folder``.
+
+    Raises:
+        VideoError: it can't be used.
+    """
+    path = folder / file
+    video, table = scan_video(path, file, file)
+    video = check_video(path, video, table)
+    starts = segment_rows(table, video.time_base, segment_seconds)
+    first = np.maximum(table.frame[starts], 0)
+    first[0] = 0
+    counts = np.diff(first, append=video.num_frames)
+    rows, tables = [], []
+    for start, stop, first_frame, num_frames in zip(
+        starts.tolist(), [*starts[1:].tolist(), len(table)], first.tolist(), counts.tolist(), strict=True
+    ):
+        part = table[start:stop]
+        offset = int(part.offset.min())
+        rows.append(
+            {
+                "first_frame": first_frame,
+                "num_frames": num_frames,
+                "byte_offset": offset,
+                "byte_length": int((part.offset + part.size).max()) - offset,
+                "num_packets": len(part),
+                "num_keyframes": len(part.key_rows),
+            }
+        )
+        tables.append(part.to_bytes())
+    return IndexedVideo(video, tuple(rows), tuple(tables))
+
+
+def _list_videos(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise SourceError(f"the videos' folder {folder} {what}: give the folder that holds the video files")
+    files = sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file() and not path.name.startswith(".")
+    )
+    if not files:
+        suffixes = " ".join(sorted(VIDEO_SUFFIXES))
+        raise SourceError(f"no video files in {folder}: files are found by their suffixes, {suffixes}")
+    return files
+
+
+def _unchanged(folder: Path, files: list[str], target: Path, segment_seconds: float) -> dict[str, IndexedVideo]:
+    """What an index that is already there knows about files that have not changed since."""
+    try:
+        header, index = read_header(target), read_index(target)
+    except IndexFileError:
+        return {}
+    if header.get("segment_seconds") != segment_seconds:
+        return {}
+    wanted = set(files)
+    firsts = np.searchsorted(index.video, np.arange(len(index.videos) + 1)).tolist()
+    known = {}
+    for number, video in enumerate(index.videos):
+        if video.file not in wanted:
+            continue
+        stat = (folder / video.file).stat()
+        if (stat.st_size, stat.st_mtime_ns) != (video.file_bytes, video.mtime_ns):
+            continue
+        segments = range(firsts[number], firsts[number + 1])
+        names = ("first_frame", "num_frames", "byte_offset", "byte_length", "num_packets", "num_keyframes")
+        rows = tuple({name: int(getattr(index, name)[s]) for name in names} for s in segments)
+        tables = tuple(read_table_bytes(target, index, s) for s in segments)
+        known[video.file] = IndexedVideo(video, rows, tables)
+    return known
+
+
+def _try(folder: Path, file: str, segment_seconds: float) -> IndexedVideo | str:
+    try:
+        return index_video(folder, file, segment_seconds)
+    except VideoError as error:
+        return error.reason
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+
+
+def _index_all(
+    folder: Path, files: list[str], segment_seconds: float, workers: int
+) -> Iterator[tuple[str, IndexedVideo | str]]:
+    """(file, what came of it or the reason why nothing did), in any order."""
+    workers = min(workers, len(files))
+    if workers <= 1:
+        for file in files:
+            yield file, _try(folder, file, segment_seconds)
+        return
+    left = set(files)
+    try:
+        with _pool(workers) as pool:
+            futures = {pool.submit(_try, folder, file, segment_seconds): file for file in files}
+            for future in as_completed(futures):
+                result = future.result()
+                left.discard(futures[future])
+                yield futures[future], result
+    except BrokenProcessPool:
+        # A file brought its process down, and the pool with it: which one is found out one at a time.
+        for file in sorted(left):
+            try:
+                with _pool(1) as pool:
+                    result = pool.submit(_try, folder, file, segment_seconds).result()
+            except BrokenProcessPool:
+                result = "the decoder crashes on it; encode it again"
+            yield file, result
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        pool.submit(os.getpid).result()
+    except BrokenProcessPool:
+        raise OnetakeError(
+            "worker processes could not start: in a script, call index_videos under "
+            'if __name__ == "__main__", or pass workers=1'
+        ) from None
+    return pool

@@ -1,0 +1,66 @@
+"""Opening containers that nobody vouches for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+from av.container import InputContainer
+from av.stream import Discard
+from av.video.stream import VideoStream
+
+from onetake.core.errors import VideoError
+
+__all__ = ["VIDEO_SUFFIXES", "decoding_stream", "open_video"]
+
+# Demuxers for files that hold one video. Playlists, concat scripts and image patterns, which open further files
+# or URLs, are not among them.
+FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,mxf,ivf,h264,hevc,m4v,mpegvideo,obu,av1,dv,nut"
+)
+VIDEO_SUFFIXES = frozenset(
+    f".{name}"
+    for name in "mp4 m4v mov mkv webm avi ts m2ts mts mpg mpeg flv wmv asf ogv mxf 3gp".split()  # noqa: SIM905
+)
+
+
+def open_video(path: Path, video_id: str) -> InputContainer:
+    """Open a container for reading, local files and listed formats only.
+
+    Raises:
+        VideoError: it is no video container, or FFmpeg cannot read it.
+        FileNotFoundError: there is no such file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    try:
+        return av.open(
+            str(path),
+            options={"protocol_whitelist": "file,subfile", "format_whitelist": FORMATS},
+            metadata_errors="replace",
+        )
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise VideoError(
+            video_id, f"not a readable video file ({reason}); remove it, or copy or encode it again"
+        ) from None
+
+
+def decoding_stream(container: InputContainer, video_id: str, stream_index: int | None = None) -> VideoStream:
+    """The container's video stream to decode, set to one thread, all others discarded.
+
+    Raises:
+        VideoError: there is no (such) video stream.
+    """
+    videos = [s for s in container.streams.video if s.codec_context is not None]
+    if stream_index is not None:
+        videos = [s for s in videos if s.index == stream_index]
+    if not videos:
+        raise VideoError(video_id, "holds no video stream that can be decoded; remove it")
+    best = container.streams.best("video")
+    stream = best if best in videos else videos[0]
+    for other in container.streams:
+        if other.index != stream.index:
+            other.discard = Discard.all
+    stream.codec_context.thread_count = 1
+    return stream

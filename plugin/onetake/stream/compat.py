@@ -1,0 +1,143 @@
+"""Every private name of streaming and torch that onetake uses or overrides stands in this file.
+
+Read from mosaicml-streaming 0.13.0 (base/dataset.py) and torch 2.7.0. ``tests/contract`` proves that the host
+still calls each override.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from time import time_ns
+from traceback import clear_frames
+from typing import Any
+
+import torch
+from filelock import FileLock
+from streaming import StreamingDataset
+from streaming.base.dataset import _Iterator, _ShardState
+from streaming.base.world import World
+
+from onetake.core.errors import OnetakeError
+
+__all__ = ["HostDataset", "SharedFlag", "World"]
+
+
+class SharedFlag:
+    """A flag that all processes sharing it see, with a number that says why: stands in for threading.Event."""
+
+    def __init__(self) -> None:
+        self._value = torch.full((1,), -1, dtype=torch.int64).share_memory_()
+
+    def set(self, value: int = 0) -> None:
+        """Raise the flag, unless it is up."""
+        if not self.is_set():
+            self._value[0] = value
+
+    def clear(self) -> None:
+        """Take the flag down."""
+        self._value[0] = -1
+
+    def is_set(self) -> bool:
+        """Whether the flag is up."""
+        return int(self._value[0]) >= 0
+
+    @property
+    def value(self) -> int:
+        """What the flag was set with; -1 while it is down."""
+        return int(self._value[0])
+
+
+class HostDataset(StreamingDataset):
+    """StreamingDataset with its seams made public: subclasses override the methods without underscore.
+
+    Mended on the way, since a download that failed ended the epoch early or hung: a failure in any worker stops
+    all workers of the rank, leaves no shard marked as being fetched, and is raised.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        self._event = SharedFlag()  # type: ignore[assignment]  # else created per process by __iter__
+        self._failure: Exception | None = None
+        super().__init__(**kwargs)
+
+    # What subclasses say.
+
+    def resume_point(self, presumed_epoch: int) -> tuple[int, int]:
+        """(epoch, sample in it) at which this iteration starts; called in every worker."""
+        raise NotImplementedError
+
+    def epoch_work(self, epoch: int, sample_in_epoch: int, world: World) -> Sequence[int]:
+        """The sample IDs that this worker delivers; may be computed as they are read, by several threads."""
+        raise NotImplementedError
+
+    def failure(self, shard_id: int) -> Exception:
+        """The error to raise where another worker failed to fetch shard ``shard_id``."""
+        raise NotImplementedError
+
+    # What they may use.
+
+    @property
+    def rank_world(self) -> World:
+        """The world seen by the sample order, from outside any worker."""
+        return self._parallel_rank_world
+
+    @property
+    def node_world(self) -> World:
+        """The world by processes, from outside any worker."""
+        return self._unique_rank_world
+
+    def touch_shard(self, shard_id: int) -> None:
+        """Note that a shard was used now, so that it is not the next to be evicted."""
+        self._shard_access_times[shard_id] = time_ns()
+
+    def clear_failure(self) -> None:
+        """Forget a failure of an earlier iteration."""
+        self._event.clear()  # type: ignore[attr-defined]
+        self._failure = None
+
+    # Overrides.
+
+    def _resume(self, world: World, epoch: int) -> tuple[int, int]:
+        return self.resume_point(epoch)
+
+    def _get_work(self, epoch: int, sample_in_epoch: int) -> Any:
+        return self.epoch_work(epoch, sample_in_epoch, self._parallel_worker_world)
+
+    def prepare_shard(self, shard_id: int, blocking: bool = True) -> None:
+        try:
+            super().prepare_shard(shard_id, blocking)
+        except BaseException as error:
+            # The host leaves the shard as being fetched, for which other workers would wait without end. If it
+            # failed while evicting it still holds its lock, a local variable: clearing the frame lets go of it.
+            clear_frames(error.__traceback__)
+            with FileLock(self._cache_filelock_path):
+                if self._shard_states[shard_id] == _ShardState.PREPARING:
+                    self._shard_states[shard_id] = _ShardState.REMOTE
+            self._event.set(int(shard_id))  # type: ignore[call-arg]
+            raise
+
+    def _prepare_thread(self, it: _Iterator) -> None:
+        self._until_failure(super()._prepare_thread, it)
+
+    def _ready_thread(self, it: _Iterator) -> None:
+        self._until_failure(super()._ready_thread, it)
+
+    def _until_failure(self, run: Any, it: _Iterator) -> None:
+        try:
+            run(it)
+        except Exception as error:
+            self._failure = error
+            self._event.set()
+            it.on_exit()  # else _Iterator.exit() waits for this thread forever
+
+    def __iter__(self) -> Iterator[Any]:
+        try:
+            yield from super().__iter__()
+            if self._event.is_set():
+                raise self._failure or self.failure(self._event.value)  # type: ignore[attr-defined]
+        except RuntimeError as error:
+            if isinstance(error, OnetakeError) or not self._event.is_set():
+                raise
+            raise (self._failure or self.failure(self._event.value)) from None  # type: ignore[attr-defined]
+        finally:
+            if hasattr(self, "_iterator"):
+                self._iterator.non_blocking_exit()

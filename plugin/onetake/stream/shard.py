@@ -1,0 +1,72 @@
+"""A segment of a video as a shard: what streaming downloads, waits for and evicts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from streaming.base.format import FileInfo, Reader
+
+__all__ = ["VideoShard"]
+
+
+class VideoShard(Reader):
+    """One segment, of whose clips streaming knows only how many there are.
+
+    A cached segment is two files: the bytes of the video that its clips need, and their packet table.
+
+    Args:
+        dirname: the stream's cache folder; the videos' own folder when they are read in place.
+        segment: the segment's number in its index.
+        samples: clips that start in it.
+        max_bytes: what its files weigh at most.
+        in_place: it is read where the user has it, and never deleted.
+    """
+
+    def __init__(self, dirname: str, segment: int, samples: int, max_bytes: int, in_place: bool) -> None:
+        super().__init__(dirname, None, None, [], samples, None)
+        self.segment = segment
+        self.in_place = in_place
+        self._max_bytes = max_bytes
+        # The host looks for this file before it takes a shard for local; see VideoStream.prepare_shard.
+        self.file_pairs.append((FileInfo(f"{segment:08d}.bytes", max_bytes, {}), None))
+
+    @property
+    def path(self) -> Path:
+        """The cached stretch of the video."""
+        return Path(self.dirname, self.file_pairs[0][0].basename)
+
+    @property
+    def table_path(self) -> Path:
+        """The cached packet table."""
+        return self.path.with_suffix(".table")
+
+    def bytes_on_disk(self) -> int:
+        """What the cached files weigh; 0 unless all of them are there."""
+        if self.in_place:
+            return 0
+        try:
+            return self.path.stat().st_size + self.table_path.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def evict(self) -> int:
+        """Delete the cached files; how many bytes that freed."""
+        freed = self.bytes_on_disk()
+        if not self.in_place:
+            for path in (self.path, self.table_path):
+                path.unlink(missing_ok=True)
+        return freed
+
+    def set_up_local(self, listing: set[str], safe_keep_zip: bool) -> int:
+        """Bytes already cached, by an earlier run."""
+        return self.bytes_on_disk() if str(self.path) in listing else 0
+
+    def get_raw_size(self) -> int:
+        """What its files weigh at most: the room that is made for them."""
+        return self._max_bytes
+
+    def get_item(self, idx: int) -> dict[str, Any]:
+        raise TypeError("a segment's clips are read through VideoDataset, by lane")
+
+    get_sample_data = decode_sample = get_item  # type: ignore[assignment]

@@ -1,0 +1,71 @@
+"""One worker's share of an epoch, computed as it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import overload
+
+from onetake.core.order import Batch, EpochOrder, num_batches, worker_batches
+from onetake.stream.compat import World
+
+__all__ = ["ClipRef", "WorkerClips"]
+
+
+class ClipRef(int):
+    """A sample ID that knows its lane, so that it survives streaming's threads as the integer they expect.
+
+    Attributes:
+        lane: the lane that reads it.
+        is_pad: whether it is a repeat that fills the last batch.
+    """
+
+    lane: int
+    is_pad: bool
+
+    def __new__(cls, clip_id: int, lane: int, is_pad: bool) -> ClipRef:
+        ref = super().__new__(cls, clip_id)
+        ref.lane, ref.is_pad = lane, is_pad
+        return ref
+
+
+class WorkerClips(Sequence[ClipRef]):
+    """The clips that one worker delivers in an epoch, or what is left of it, in order. Thread-safe.
+
+    Args:
+        order: the epoch.
+        first_sample: where in the epoch to start, counted over all ranks.
+        batch_size: samples per batch and rank.
+        drop_last: leave out an incomplete last batch.
+        world: this worker's place.
+    """
+
+    def __init__(self, order: EpochOrder, first_sample: int, batch_size: int, drop_last: bool, world: World) -> None:
+        self._order = order
+        self._first = first_sample
+        self._batch_size = batch_size
+        self._global_batch = batch_size * world.num_ranks
+        self._rank, self._num_ranks = world.rank, world.num_ranks
+        left = max(len(order) - first_sample, 0)
+        total = num_batches(left, self._global_batch, drop_last)
+        self._batches = worker_batches(total, world.worker_of_rank, world.workers_per_rank)
+        # Three threads of the host walk over the same batches, a predownload apart.
+        self._share = lru_cache(maxsize=256)(self._compute_share)
+
+    def _compute_share(self, batch: int) -> Batch:
+        start = self._first + batch * self._global_batch
+        return self._order.samples(start, start + self._global_batch).part(self._rank, self._num_ranks)
+
+    def __len__(self) -> int:
+        return len(self._batches) * self._batch_size
+
+    @overload
+    def __getitem__(self, at: int) -> ClipRef: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[ClipRef]: ...
+    def __getitem__(self, at: int | slice) -> ClipRef | list[ClipRef]:
+        if isinstance(at, slice):
+            return [self[i] for i in range(*at.indices(len(self)))]
+        batch, place = divmod(at, self._batch_size)
+        share = self._share(self._batches[batch])
+        return ClipRef(int(share.clip_id[place]), int(share.lane[place]), bool(share.is_pad[place]))
