@@ -23,13 +23,15 @@ PACKAGE = SOURCE / "onetake"
 LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "core": (set(), {"numpy"}),
     "decode": ({"core"}, {"numpy", "av", "pyarrow"}),
-    "stream": ({"core", "decode"}, {"numpy", "av", "pyarrow", "torch", "torchvision", "streaming"}),
+    "stream": ({"core", "decode"}, {"numpy", "av", "pyarrow", "torch", "torchvision", "streaming", "filelock"}),
 }
 for adapter in ("lightning", "composer"):
     LAYERS[adapter] = ({"stream", *LAYERS["stream"][0]}, {adapter, *LAYERS["stream"][1]})
 LAYERS["cli"] = (
     set(LAYERS),
-    {"click", "rich", "matplotlib", "hydra", "omegaconf"}.union(*(outside for _, outside in LAYERS.values())),
+    {"click", "rich", "matplotlib", "hydra", "omegaconf", "torchmetrics"}.union(
+        *(outside for _, outside in LAYERS.values())
+    ),
 )
 
 HOSTS = {"streaming", "torch", "torchvision", "lightning", "pytorch_lightning", "composer"}
@@ -44,9 +46,7 @@ def module_name(path: Path) -> str:
 FILES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 LAYER_MODULES = [name for name in FILES if name != "onetake"]
 HOST_MODULES = [
-    name
-    for name in LAYER_MODULES
-    if name.split(".")[1] in {"stream", "lightning", "composer"} and name not in COMPAT
+    name for name in LAYER_MODULES if name.split(".")[1] in {"stream", "lightning", "composer"} and name not in COMPAT
 ]
 
 
@@ -133,9 +133,7 @@ def private_names_of(host: type) -> set[str]:
         tree = ast.parse(textwrap.dedent(inspect.getsource(host)))
     except (OSError, TypeError):  # no Python source
         return names
-    return names | {
-        node.attr for node in ast.walk(tree) if is_self_attribute(node) and isinstance(node.ctx, ast.Store)
-    }
+    return names | {node.attr for node in ast.walk(tree) if is_self_attribute(node) and isinstance(node.ctx, ast.Store)}
 
 
 def is_self_attribute(node: ast.AST) -> bool:
@@ -155,9 +153,7 @@ def inherited_private_faults(module: str) -> list[str]:
         if not isinstance(node, ast.ClassDef):
             continue
         cls = getattr(import_module(module), node.name)
-        hosts = [
-            base for base in cls.__mro__ if base.__module__.split(".")[0] in HOSTS | {"pytorch_lightning"}
-        ]
+        hosts = [base for base in cls.__mro__ if base.__module__.split(".")[0] in HOSTS | {"pytorch_lightning"}]
         theirs = set().union(*map(private_names_of, hosts))
         used = {child.name for child in node.body if isinstance(child, ast.FunctionDef)}
         used |= {child.attr for child in ast.walk(node) if is_self_attribute(child)}

@@ -76,6 +76,4 @@ def test_streaming_finds_the_stream_by_name(environment):
         "from importlib.metadata import entry_points\n"
         "print(*{entry.value for entry in entry_points(group='streaming_streams_registry', name='video')})"
     )
-    assert run(environment / "bin" / "python", "-c", script, cwd=environment) == (
-        "onetake.stream.stream:VideoStream\n"
-    )
+    assert run(environment / "bin" / "python", "-c", script, cwd=environment) == ("onetake.stream.stream:VideoStream\n")

@@ -7,7 +7,6 @@ from typing import Any
 
 import lightning
 import torch
-import torchmetrics
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.video.resnet import BasicBlock, Conv3DSimple
@@ -74,8 +73,6 @@ class DriftClassifier(lightning.LightningModule):
         super().__init__()
         self.save_hyperparameters()
         self.network = NarrowVideoResNet(num_classes, tuple(widths))
-        self.val_loss = torchmetrics.MeanMetric()
-        self.val_accuracy = torchmetrics.MeanMetric()
 
     def forward(self, video: Tensor) -> Tensor:
         """Logits ``[B, num_classes]`` of clips in either layout."""
@@ -86,23 +83,24 @@ class DriftClassifier(lightning.LightningModule):
         return self.network((video - 0.5) * 4)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        losses, _, keep = self._judge(batch)
-        loss = (losses * keep).sum() / keep.sum().clamp(min=1)
-        self.log("train_loss", loss, prog_bar=True)
+        loss, _, kept = self._judge(batch)
+        self.log("train_loss", loss, prog_bar=True, batch_size=kept)
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        losses, correct, keep = self._judge(batch)
-        self.val_loss.update(losses, keep)
-        self.val_accuracy.update(correct, keep)
-        self.log("val_loss", self.val_loss, on_epoch=True)
-        self.log("val_accuracy", self.val_accuracy, on_epoch=True, prog_bar=True)
+        loss, accuracy, kept = self._judge(batch)
+        means = {"val_loss": loss, "val_accuracy": accuracy}  # of the batch; Lightning weighs them by batch_size
+        self.log_dict(means, on_epoch=True, prog_bar=True, batch_size=kept, sync_dist=True)
 
-    def _judge(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss, correctness and weight (0 for padding) of each clip."""
+    def _judge(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor, int]:
+        """Mean loss and accuracy over the clips that are no padding, and how many they are."""
+        keep = ~batch["is_pad"]
         logits = self(batch["video"])
         losses = functional.cross_entropy(logits, batch["label"], reduction="none")
-        return losses, (logits.argmax(1) == batch["label"]).float(), (~batch["is_pad"]).float()
+        correct = (logits.argmax(1) == batch["label"]).float()
+        kept = int(keep.sum())
+        # Summed over all clips, not over a selection: a batch of nothing but padding has the loss 0, with a gradient.
+        return (losses * keep).sum() / max(kept, 1), (correct * keep).sum() / max(kept, 1), kept
 
     def configure_optimizers(self) -> dict[str, Any]:
         hyper = self.hparams

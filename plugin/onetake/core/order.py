@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from onetake.core.errors import SpecError
 
 __all__ = [
+    "MAX_LEAD_IN",
     "SHUFFLE_GROUPS",
     "Batch",
     "EpochOrder",

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import random
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from os import PathLike
 from typing import Any
 
@@ -17,12 +15,13 @@ from torch.utils.data import get_worker_info
 
 from onetake.core.clips import ClipSpec
 from onetake.core.errors import CacheError, ResumeError, SourceError, SpecError
-from onetake.core.order import SHUFFLE_GROUPS, EpochOrder, default_lanes, num_batches, segment_order
+from onetake.core.order import MAX_LEAD_IN, SHUFFLE_GROUPS, EpochOrder, default_lanes, num_batches, segment_order
 from onetake.core.seeds import sample_seed
 from onetake.core.state import STATE_VERSION, Cursor, check_order, pack_cursors, read_state
 from onetake.decode.decoder import Count, Counters
 from onetake.decode.scale import FrameSize, check_frame_size
 from onetake.stream.compat import HostDataset, World
+from onetake.stream.randomness import seeded
 from onetake.stream.reader import ClipPlace, LaneReader
 from onetake.stream.stream import VideoStream
 from onetake.stream.work import ClipRef, WorkerClips
@@ -127,9 +126,7 @@ class VideoDataset(HostDataset):
         self.shuffle_by = shuffle_by
         self.drop_last = drop_last
         self.resume = resume
-        self._requested_lanes = num_canonical_lanes
         self._reader: LaneReader | None = None
-        self._counters: Counters | None = None
         self._begun = self._iterated = False
         host = dict(
             streams=streams,
@@ -143,7 +140,15 @@ class VideoDataset(HostDataset):
         self._init_host(host)
         self._clips_per_segment = np.asarray(self.samples_per_shard, np.int64)
         # (epoch, first sample, slots, phases, 1 once a loader drives the dataset); workers of any start method see it.
-        lanes = default_lanes(self.global_batch_size, num_canonical_lanes, *self._lead_in())
+        lead_in, spanned = self._lead_in()
+        lanes = default_lanes(self.global_batch_size, num_canonical_lanes, lead_in, spanned)
+        waste = lanes[0] * lanes[1] * lead_in / spanned
+        if num_canonical_lanes is None and waste > MAX_LEAD_IN and world.is_leader:
+            warnings.warn(
+                f"{lanes[0]} lanes start in the middle of a video, and decode about {waste:.0%} more frames than the "
+                "clips span to get there: there is little video for this batch size; num_canonical_lanes= sets them",
+                stacklevel=2,
+            )
         self._point = torch.tensor([0, 0, *lanes, 0], dtype=torch.int64).share_memory_()
         if cache_limit is not None:
             self._check_open_segments(int(cache_limit))
@@ -236,22 +241,23 @@ class VideoDataset(HostDataset):
         self._epoch = epoch
         if self._reader is not None and not self._reader.inherited:
             self._reader.close_all()
-        self._warn_about_lanes(world)
         assert isinstance(self.batch_size, int)
         order = self.epoch_order(epoch)
         return WorkerClips(order, sample_in_epoch, self.batch_size, self.drop_last, world)
 
-    def _warn_about_lanes(self, world: World) -> None:
+    def lanes_advice(self, num_workers: int) -> str | None:
+        """What is wrong with the number of lanes for this world and ``num_workers``, in words; None if nothing is."""
         slots, phases = self.lanes
-        stride = self.batch_size * world.num_ranks * world.workers_per_rank
-        if world.is_leader and (slots * phases) % stride and slots * phases > 1:
-            near = max(1, round(slots * phases / stride)) * stride
-            warnings.warn(
-                f"global batch {self.global_batch_size} x {world.workers_per_rank} workers does not divide the "
-                f"{slots * phases} canonical lanes: samples stay the same, but lanes wander between workers and "
-                f"are decoded again; num_canonical_lanes={near} fits (in a new run)",
-                stacklevel=2,
-            )
+        workers = max(num_workers, 1)
+        stride = self.global_batch_size * workers
+        if slots * phases == 1 or slots * phases % stride == 0:
+            return None
+        near = max(1, round(slots * phases / stride)) * stride
+        return (
+            f"global batch {self.global_batch_size} x {workers} workers does not divide the {slots * phases} canonical "
+            f"lanes: the samples stay the same, but lanes wander between workers and stretches are decoded again; "
+            f"num_canonical_lanes={near} fits (for a new run)"
+        )
 
     def __iter__(self) -> Iterator[Sample]:
         if get_worker_info() is None:
@@ -388,7 +394,7 @@ class VideoDataset(HostDataset):
             return sample
         seed = self.sample_seed(sample["clip_id"], getattr(self, "_epoch", 0), sample["is_pad"])
         if self.transform is not None:
-            with _seeded(seed):
+            with seeded(seed):
                 sample["video"] = self.transform(sample["video"])
         if self.sample_transform is not None:
             sample = self.sample_transform(sample, torch.Generator().manual_seed(seed))
@@ -458,18 +464,3 @@ def _check_cache_limit(limit: int | str, streams: Sequence[VideoStream]) -> int:
     if count <= 0:
         raise CacheError(f'cache_limit={limit!r}: must be a number of bytes, or a text such as "100gb"')
     return count
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """The global generators of torch (CPU), numpy and Python, seeded, and put back afterwards."""
-    numpy_state, python_state = np.random.get_state(), random.getstate()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        np.random.seed(seed % 2**32)
-        random.seed(seed)
-        try:
-            yield
-        finally:
-            np.random.set_state(numpy_state)
-            random.setstate(python_state)

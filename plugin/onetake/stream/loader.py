@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from time import perf_counter
 from typing import Any
@@ -45,7 +46,7 @@ class VideoLoader(StreamingDataLoader):
         self._batches_delivered = 0
         self._epoch, self._first_sample = 0, 0
         self._batches_in_epoch = 0
-        self._started = False
+        self._started = self._advised = False
 
     def __len__(self) -> int:
         """Batches in a whole epoch."""
@@ -54,6 +55,10 @@ class VideoLoader(StreamingDataLoader):
     def __iter__(self) -> Iterator[Any]:
         self._epoch, self._first_sample = self.dataset.begin_epoch()
         self._batches_in_epoch = 0
+        advice = self.dataset.lanes_advice(self.num_workers)
+        if advice and not self._advised and self.dataset.rank_world.is_leader:
+            warnings.warn(advice, stacklevel=2)
+            self._advised = True
         self._started = True
         batches = super().__iter__()
         while True:
@@ -68,6 +73,11 @@ class VideoLoader(StreamingDataLoader):
             self._batches_delivered += 1
             self._batches_in_epoch += 1
             yield batch
+
+    @property
+    def started(self) -> bool:
+        """Whether it was iterated since it was made or given a state."""
+        return self._started
 
     @property
     def epoch(self) -> int:

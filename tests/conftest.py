@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from onetake.decode.build import index_videos
+from onetake.decode.synthetic import write_numbered_video
+
+
+@pytest.fixture(scope="session")
+def numbered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of videos of one size whose frames carry their numbers, indexed in segments of 3 s (75 frames)."""
+    folder = tmp_path_factory.mktemp("numbered")
+    (folder / "sub").mkdir()
+    write_numbered_video(folder / "a.mp4", 230, gop=48)
+    write_numbered_video(folder / "b.mp4", 260, gop=25, first_pts=1000, audio=True)
+    write_numbered_video(folder / "sub" / "c.mkv", 200, codec="libx265", gop=40)
+    write_numbered_video(folder / "sub" / "d.mp4", 300, gop=250, bframes=3)
+    write_numbered_video(folder / "e.ts", 150, gop=50)
+    write_numbered_video(folder / "short.mp4", 5)
+    report = index_videos(folder, segment_seconds=3, workers=1)
+    assert not report.refused
+    return folder
+
+
+def real_videos() -> list[Path]:
+    """The real videos to test over, if there are any."""
+    folder = Path(os.environ.get("ONETAKE_TEST_VIDEOS") or Path(__file__).parents[2] / "shared" / "videos")
+    return sorted(path for path in folder.glob("*") if path.suffix in {".mp4", ".avi", ".mkv", ".webm", ".mov"})
