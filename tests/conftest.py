@@ -4,9 +4,15 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from onetake.decode.build import index_videos
 from onetake.decode.synthetic import write_numbered_video
+
+
+# Tests share few cores with the workers that they start; threads that wait for one another would rule the time.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ import json
 import logging
 import sys
 import warnings
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -21,43 +20,12 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from onetake.cli.demo_model import DriftClassifier
+from onetake.cli.demo_settings import RunSettings
 from onetake.core.clips import ClipSpec
 from onetake.decode.synthetic import DIRECTIONS
 from onetake.lightning import VideoDataModule
 
-
-@dataclass(frozen=True, slots=True)
-class RunSettings:
-    """What one run needs to know. All paths are strings, so that it travels as JSON.
-
-    Attributes:
-        videos: folder with the indexed subfolders ``train`` and ``val``.
-        folder: where the run writes ``events.jsonl``, its checkpoints and ``batch.npz``.
-        max_epochs: epochs in all, those before the checkpoint included.
-        max_steps: optimizer steps in all, for the learning rate; ``max_epochs`` ends the run.
-        checkpoint_every: steps from one checkpoint to the next; 0 writes none.
-        resume_from: a checkpoint to go on from.
-    """
-
-    videos: str
-    folder: str
-    max_epochs: int
-    max_steps: int
-    checkpoint_every: int = 0
-    resume_from: str | None = None
-    batch_size: int = 8
-    num_workers: int = 1
-    num_frames: int = 8
-    stride: int = 2
-    frame_size: int = 48
-    seed: int = 17
-
-    def save(self) -> Path:
-        """Write the settings into the run's folder; returns the file."""
-        path = Path(self.folder) / "settings.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self)))
-        return path
+SHOWN_STEP = 12  # whose batch is kept for the contact sheet: its lanes are in the middle of their videos
 
 
 def label_of(video_id: str) -> int:
@@ -71,12 +39,12 @@ def add_label(sample: dict[str, Any], generator: torch.Generator) -> dict[str, A
 
 
 class Diary(lightning.Callback):
-    """Writes what happens to ``events.jsonl``: batches trained on, validations, checkpoints, the end."""
+    """Writes what happens to ``events.jsonl``: the start, batches trained on, validations, the end."""
 
     def __init__(self, settings: RunSettings) -> None:
         self._folder = Path(settings.folder)
-        self._file = (self._folder / "events.jsonl").open("w")
-        self._started = 0.0
+        self._file = settings.diary.open("w")
+        self._started = self._validating = self._validation_seconds = 0.0
 
     def tell(self, event: str, **what: Any) -> None:
         print(json.dumps({"event": event, **what}), file=self._file, flush=True)
@@ -85,12 +53,12 @@ class Diary(lightning.Callback):
         self._started = perf_counter()
         dataset = trainer.train_dataloader.dataset
         slots, phases = dataset.lanes
-        self.tell("start", clips=dataset.num_clips, batches=dataset.num_batches, lanes=slots * phases)
+        self.tell("start", clips=dataset.num_clips, batches=dataset.num_batches, slots=slots, phases=phases)
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: dict[str, Any], batch_idx: int
     ) -> None:
-        if trainer.global_step == 1:
+        if trainer.global_step == SHOWN_STEP:
             np.savez(self._folder / "batch.npz", video=batch["video"].numpy(), label=batch["label"].numpy())
         self.tell(
             "batch",
@@ -101,22 +69,26 @@ class Diary(lightning.Callback):
             at=list(zip(batch["video_id"], batch["start_frame"].tolist(), strict=True)),
         )
 
-    def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        self._validating = perf_counter()
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        self._validation_seconds += perf_counter() - self._validating
         self.tell("validation", step=trainer.global_step, accuracy=float(trainer.callback_metrics["val_accuracy"]))
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        seconds = perf_counter() - self._started
+        seconds = perf_counter() - self._started - self._validation_seconds
         self.tell("end", seconds=seconds, stats=trainer.train_dataloader.stats())
 
 
 def train(settings: RunSettings) -> None:
     """Train as ``settings`` say, to the end."""
     lightning.seed_everything(settings.seed, verbose=False)
-    torch.set_num_threads(2)  # fixed: sums in another order would give another loss
+    torch.set_num_threads(1)  # the other core decodes; and the loss must not depend on the machine's cores
     videos = Path(settings.videos)
     data = VideoDataModule(
         train=videos / "train",
-        val=videos / "val",
+        val={"local": videos / "val", "num_canonical_lanes": 1},  # one decoder, from the first video to the last
         batch_size=settings.batch_size,
         val_batch_size=4 * settings.batch_size,
         num_workers=settings.num_workers,
@@ -129,7 +101,7 @@ def train(settings: RunSettings) -> None:
         dirpath=Path(settings.folder) / "checkpoints",
         filename="{step}",
         every_n_train_steps=settings.checkpoint_every,
-        save_top_k=-1,
+        save_top_k=1,  # the latest
     )
     trainer = lightning.Trainer(
         max_epochs=settings.max_epochs,
@@ -142,7 +114,9 @@ def train(settings: RunSettings) -> None:
         logger=False,
         num_sanity_val_steps=0,
     )
-    model = DriftClassifier(num_classes=len(DIRECTIONS), max_steps=settings.max_steps)
+    data.setup("fit")
+    steps = settings.max_epochs * len(data.train_dataloader())
+    model = DriftClassifier(num_classes=len(DIRECTIONS), max_steps=steps)
     trainer.fit(model, data, ckpt_path=settings.resume_from)
 
 

@@ -15,6 +15,8 @@ __all__ = ["ClipSpec", "SegmentClips", "clips_of_segments"]
 
 Int64Array = NDArray[np.int64]
 
+MAX_FRAMES = 2**31 - 1  # so that no product of two frame counts leaves 64 bits
+
 
 @dataclass(frozen=True, slots=True)
 class ClipSpec:
@@ -31,7 +33,7 @@ class ClipSpec:
             back, ``num_frames * stride``. Smaller than a clip's extent, clips overlap.
 
     Raises:
-        SpecError: a value is not a whole number, or below 1.
+        SpecError: a value is not a whole number, below 1, or above 2**31 - 1.
     """
 
     num_frames: int
@@ -53,6 +55,8 @@ class ClipSpec:
                 ) from None
             if value < 1:
                 raise SpecError(f"ClipSpec({name}={value}): must be at least 1")
+            if value > MAX_FRAMES:
+                raise SpecError(f"ClipSpec({name}={value}): must be at most {MAX_FRAMES}")
             object.__setattr__(self, name, value)
 
     @property

@@ -92,9 +92,9 @@ class PacketTable:
         try:
             inflate = zlib.decompressobj()
             raw = inflate.decompress(data, size + 1)  # a bomb stays small
-        except zlib.error as error:
+        except (zlib.error, ValueError, OverflowError) as error:
             raise IndexFileError(f"packets.bin is damaged ({error}): run `onetake index` again") from None
-        if len(raw) != size:
+        if len(raw) != size or not inflate.eof:  # its checksum stands at the very end
             raise IndexFileError("packets.bin is damaged (wrong length): run `onetake index` again")
         planes = np.frombuffer(raw, np.uint8, num_packets * 32).reshape(4, 8, num_packets)
         gap, length, pts_step, frame_step = np.ascontiguousarray(planes.transpose(0, 2, 1)).view("<i8")[..., 0]

@@ -5,7 +5,7 @@
         version   1
         order     all that the order is a function of, and (slots, phases)
         cursors   per lane, the video and the frame at which it goes on: {"video_ids": [...], "lanes":
-                  [[number in video_ids, start_frame], ...]}, [-1, -1] for a lane that is at its end
+                  [[number in video_ids, start_frame], ...]}, [-1, 0] for a lane that is at its end
 
 Plain containers only: checkpoints are loaded with ``weights_only=True``.
 """
@@ -28,7 +28,7 @@ Cursor = tuple[str, int] | None
 def pack_cursors(cursors: Sequence[Cursor]) -> dict[str, Any]:
     """Cursors as they are saved: distinct video IDs once, two small numbers a lane."""
     ids: dict[str, int] = {}
-    lanes = [[-1, -1] if at is None else [ids.setdefault(at[0], len(ids)), at[1]] for at in cursors]
+    lanes = [[-1, 0] if at is None else [ids.setdefault(at[0], len(ids)), at[1]] for at in cursors]
     return {"video_ids": list(ids), "lanes": lanes}
 
 
@@ -49,7 +49,7 @@ def read_state(state: Mapping[str, Any]) -> tuple[int, int, dict[str, Any], list
     """(epoch, sample in epoch, order, cursors) of a state.
 
     Raises:
-        ResumeError: it was not saved by onetake, or by another version of it.
+        ResumeError: it was not saved by onetake, or by another version of it, or is damaged.
     """
     ours = state.get("onetake")
     if not isinstance(ours, Mapping) or "epoch" not in state or "sample_in_epoch" not in state:
@@ -59,12 +59,14 @@ def read_state(state: Mapping[str, Any]) -> tuple[int, int, dict[str, Any], list
             f"the state has version {ours.get('version')}, this onetake reads version {STATE_VERSION}; "
             "resume with the onetake that saved it"
         )
-    return (
-        int(state["epoch"]),
-        int(state["sample_in_epoch"]),
-        dict(ours["order"]),
-        unpack_cursors(ours["cursors"]),
-    )
+    try:
+        epoch, sample, order = int(state["epoch"]), int(state["sample_in_epoch"]), dict(ours["order"])
+        cursors = ours["cursors"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ResumeError(f"the state is damaged ({error!r}); load another checkpoint") from None
+    if epoch < 0 or sample < 0:
+        raise ResumeError(f"the state is damaged (epoch {epoch}, sample {sample}); load another checkpoint")
+    return epoch, sample, order, unpack_cursors(cursors)
 
 
 def check_order(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -13,11 +13,21 @@ from pathlib import Path
 import numpy as np
 
 from onetake.core.errors import IndexFileError, OnetakeError, SourceError, SpecError, VideoError
-from onetake.core.index import VideoIndex
+from onetake.core.index import CONTAINER, VideoIndex
 from onetake.decode.check import check_video
 from onetake.decode.container import VIDEO_SUFFIXES
 from onetake.decode.probe import scan_video, segment_rows
-from onetake.decode.store import IndexedVideo, read_header, read_index, read_table_bytes, write_index
+from onetake.decode.segment import byte_range
+from onetake.decode.store import (
+    IndexedVideo,
+    check_target,
+    read_header,
+    read_index,
+    read_table,
+    read_table_bytes,
+    safe_path,
+    write_index,
+)
 
 __all__ = ["IndexReport", "Refusal", "index_video", "index_videos"]
 
@@ -71,7 +81,8 @@ def index_videos(
         progress: called as (videos done, videos in all, file) after every file.
 
     Raises:
-        SourceError: the folder is missing or empty, all its files are refused, or ``out`` can't be written.
+        SourceError: the folder is missing or empty, all its files are refused, or ``out`` can't be written or holds
+            another program's index.
         SpecError: an argument is out of range.
     """
     folder = Path(source)
@@ -81,6 +92,7 @@ def index_videos(
     if workers is not None and workers < 1:
         raise SpecError(f"workers={workers}: must be at least 1")
     files = _list_videos(folder)
+    check_target(target)
     done = _unchanged(folder, files, target, segment_seconds)
     todo = [file for file in files if file not in done]
     refused: list[Refusal] = []
@@ -114,6 +126,11 @@ def index_video(folder: Path, file: str, segment_seconds: float) -> IndexedVideo
         VideoError: it can't be used.
     """
     path = folder / file
+    try:
+        safe_path(file)
+        file.encode()
+    except (IndexFileError, UnicodeEncodeError):
+        raise VideoError(file, "an index cannot hold this file name; rename it") from None
     video, table = scan_video(path, file, file)
     video = check_video(path, video, table)
     starts = segment_rows(table, video.time_base, segment_seconds)
@@ -125,13 +142,13 @@ def index_video(folder: Path, file: str, segment_seconds: float) -> IndexedVideo
         starts.tolist(), [*starts[1:].tolist(), len(table)], first.tolist(), counts.tolist(), strict=True
     ):
         part = table[start:stop]
-        offset = int(part.offset.min())
+        offset, length = (0, video.file_bytes) if video.kind == CONTAINER else byte_range(part)
         rows.append(
             {
                 "first_frame": first_frame,
                 "num_frames": num_frames,
                 "byte_offset": offset,
-                "byte_length": int((part.offset + part.size).max()) - offset,
+                "byte_length": length,
                 "num_packets": len(part),
                 "num_keyframes": len(part.key_rows),
             }
@@ -175,6 +192,11 @@ def _unchanged(folder: Path, files: list[str], target: Path, segment_seconds: fl
         segments = range(firsts[number], firsts[number + 1])
         names = ("first_frame", "num_frames", "byte_offset", "byte_length", "num_packets", "num_keyframes")
         rows = tuple({name: int(getattr(index, name)[s]) for name in names} for s in segments)
+        try:
+            for s in segments:
+                read_table(target, index, s)
+        except IndexFileError:
+            continue
         tables = tuple(read_table_bytes(target, index, s) for s in segments)
         known[video.file] = IndexedVideo(video, rows, tables)
     return known

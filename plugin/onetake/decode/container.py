@@ -35,7 +35,7 @@ def open_video(path: Path, video_id: str) -> InputContainer:
         raise FileNotFoundError(path)
     try:
         return av.open(
-            str(path),
+            f"file:{path}",  # or "12:30.mp4" would name a protocol
             options={"protocol_whitelist": "file,subfile", "format_whitelist": FORMATS},
             metadata_errors="replace",
         )

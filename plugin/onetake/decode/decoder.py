@@ -188,8 +188,8 @@ class ClipDecoder(Generic[T]):
 
     def _error(self, reason: str, frame: int) -> DecodeError:
         row = self._row_of.get(frame)
-        offset = None if row is None else int(self._source.table.offset[row])
-        return DecodeError(self._video.video_id, reason, frame, offset)
+        offset = -1 if row is None else int(self._source.table.offset[row])
+        return DecodeError(self._video.video_id, reason, frame, offset if offset >= 0 else None)
 
     def close(self) -> None:
         """Close the decoder and its source; safe to call twice."""

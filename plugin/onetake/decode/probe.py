@@ -40,6 +40,10 @@ def scan_video(path: Path, video_id: str, file: str) -> tuple[Video, PacketTable
         path.open("rb") as raw,
         mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as data,
     ):
+        ends = _announced_end(data) if "matroska" in container.format.name else 0
+        if ends > stat.st_size:
+            reason = f"cut off: its header announces {ends} bytes, the file holds {stat.st_size}; copy it again"
+            raise VideoError(video_id, reason)
         stream = decoding_stream(container, video_id)
         codec = stream.codec_context
         if not (codec.width and codec.height):
@@ -72,12 +76,17 @@ def scan_video(path: Path, video_id: str, file: str) -> tuple[Video, PacketTable
                 rows.append((offset if whole else position, packet.size, pts, flags))
         except av.error.FFmpegError as error:
             raise VideoError(video_id, f"cannot be demuxed ({error.strerror}); copy or encode it again") from None
-        if stream.frames > len(rows):
-            reason = f"cut off: its header announces {stream.frames} frames, the file holds {len(rows)}; copy it again"
-            raise VideoError(video_id, reason)
         if not rows:
             raise VideoError(video_id, "holds no video packet; remove it")
         offset_, size, pts_, flags_ = np.array(rows, np.int64).T
+        announced, held = stream.frames, len(rows)
+        if "mp4" in container.format.name:  # what an edit list cuts away has no entry, but is announced
+            announced = len(stream.index_entries)
+        elif container.format.name == "avi":  # a frame that was dropped at capture is announced, and takes its time
+            held = max(held, int(pts_.max()) + 1)
+        if announced > held:
+            reason = f"cut off: its header announces {announced} frames, the file holds {held}; copy it again"
+            raise VideoError(video_id, reason)
         table = PacketTable(offset_, size, pts_, number_frames(video_id, pts_, flags_), _start_flags(pts_, flags_))
         shown = np.sort(pts_[table.frame >= 0])
         step = int(np.median(np.diff(shown))) if len(shown) > 1 else 0
@@ -102,6 +111,18 @@ def scan_video(path: Path, video_id: str, file: str) -> tuple[Video, PacketTable
             container=container.format.name,
         )
     return video, table
+
+
+def _announced_end(data: mmap.mmap) -> int:
+    """Where a Matroska file says that it ends; 0 where it does not say, as in a live recording."""
+    end = 0
+    for element in (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"):  # the EBML header, the segment
+        width = 9 - data[end + 4 : end + 5].ljust(1)[0].bit_length()
+        size = int.from_bytes(data[end + 4 : end + 4 + width], "big") - (1 << 7 * width)
+        if data[end : end + 4] != element or width > 8 or size == (1 << 7 * width) - 1:
+            return 0
+        end += 4 + width + size
+    return end
 
 
 def number_frames(video_id: str, pts: Int64Array, flags: Int64Array) -> Int64Array:

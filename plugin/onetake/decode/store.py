@@ -20,12 +20,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from onetake.core.errors import IndexFileError
+from onetake.core.errors import IndexFileError, SourceError
 from onetake.core.index import CONTAINER, FORMAT_VERSION, PACKETS, PacketTable, Video, VideoIndex
 
 __all__ = [
     "INDEX_FILES",
     "IndexedVideo",
+    "check_target",
     "read_header",
     "read_index",
     "read_table",
@@ -67,6 +68,27 @@ def safe_path(file: str) -> PurePosixPath:
     return path
 
 
+def check_target(out: Path) -> None:
+    """See, before the work is done, whether an index can be written to ``out``.
+
+    Raises:
+        SourceError: it can't, or the place is taken by another program's index, such as that of MDS shards.
+    """
+    remedy = "name another folder with --out (out=)"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with _replacing(out / HEADER):
+            pass
+    except OSError as error:
+        raise SourceError(f"the index cannot be written to {out} ({error.strerror}): {remedy}") from None
+    try:
+        header = json.loads((out / HEADER).read_bytes())
+    except (OSError, ValueError):
+        return
+    if not isinstance(header, dict) or header.get("format") != "onetake":
+        raise SourceError(f"{out / HEADER} belongs to another program: {remedy}")
+
+
 def write_index(out: Path, videos: Sequence[IndexedVideo], segment_seconds: float) -> VideoIndex:
     """Write an index of ``videos``, replacing one that is there; give it back as it would be read.
 
@@ -88,8 +110,10 @@ def write_index(out: Path, videos: Sequence[IndexedVideo], segment_seconds: floa
                 }.items():  # fmt: skip
                     columns[name].append(value)
                 offset += len(table)
+        generation = digest.hexdigest()
+        if not _has_generation(out, generation):
+            (out / HEADER).unlink(missing_ok=True)  # of files that no longer belong together nothing is opened
         part.commit()
-    generation = digest.hexdigest()
     metadata = {"onetake": json.dumps({"version": FORMAT_VERSION, "generation": generation})}
     rows = [_video_row(item.video) for item in ordered]
     _write_parquet(out / VIDEOS, pa.Table.from_pylist(rows, _VIDEO_SCHEMA.with_metadata(metadata)))
@@ -109,6 +133,13 @@ def write_index(out: Path, videos: Sequence[IndexedVideo], segment_seconds: floa
         file.write((json.dumps(header, indent=2) + "\n").encode())
         part.commit()
     return read_index(out)
+
+
+def _has_generation(out: Path, generation: str) -> bool:
+    try:
+        return read_header(out).get("generation") == generation
+    except IndexFileError:
+        return False
 
 
 class _replacing:  # noqa: N801
@@ -234,7 +265,7 @@ def _validate(index: VideoIndex, folder: Path, tables_bytes: int) -> None:
         "segments and videos don't match": not np.array_equal(index.video[firsts], np.arange(count)),
         "segments leave out frames": bool(np.any(stop != next_first) or np.any(index.first_frame[firsts])),
         "a length is negative": any(bool(np.any(getattr(index, name) < 0)) for name in _SEGMENT_COLUMNS),
-        "packet tables lie outside packets.bin": bool(np.any(index.table_offset + index.table_length > tables_bytes)),
+        "packet tables lie outside packets.bin": bool(np.any(index.table_offset > tables_bytes - index.table_length)),
         "a kind is unknown": any(video.kind not in (PACKETS, CONTAINER) for video in index.videos),
         "a video's ID stands twice": len({video.video_id for video in index.videos}) != count,
     }

@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 from filelock import FileLock
-from streaming import StreamingDataset
+from streaming import StreamingDataLoader, StreamingDataset
 from streaming.base.dataset import _Iterator, _ShardState
 from streaming.base.world import World
 
 from onetake.core.errors import OnetakeError
 
-__all__ = ["HostDataset", "SharedFlag", "World"]
+__all__ = ["HostDataset", "HostLoader", "SharedFlag", "World"]
 
 
 class SharedFlag:
@@ -45,6 +45,15 @@ class SharedFlag:
     def value(self) -> int:
         """What the flag was set with; -1 while it is down."""
         return int(self._value[0])
+
+
+class HostLoader(StreamingDataLoader):
+    """StreamingDataLoader that takes batches of any form, and whose constructor may fail."""
+
+    _iterator = None  # the host's destructor looks for it
+
+    def _get_batch_size(self, batch: Any) -> int:
+        return 0  # the host counts samples by the length of a batch's first value; we count batches
 
 
 class HostDataset(StreamingDataset):

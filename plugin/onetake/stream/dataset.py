@@ -10,35 +10,34 @@ from typing import Any
 
 import numpy as np
 import torch
-from streaming.base.util import bytes_to_int
+from numpy.typing import NDArray
 from torch.utils.data import get_worker_info
 
 from onetake.core.clips import ClipSpec
-from onetake.core.errors import CacheError, ResumeError, SourceError, SpecError
-from onetake.core.order import MAX_LEAD_IN, SHUFFLE_GROUPS, EpochOrder, default_lanes, num_batches, segment_order
+from onetake.core.errors import CacheError, OnetakeError, ResumeError, SourceError, SpecError
+from onetake.core.order import SHUFFLE_GROUPS, EpochOrder, num_batches, segment_order
 from onetake.core.seeds import sample_seed
 from onetake.core.state import STATE_VERSION, Cursor, check_order, pack_cursors, read_state
 from onetake.decode.decoder import Count, Counters
 from onetake.decode.scale import FrameSize, check_frame_size
+from onetake.stream.checks import (
+    check_cache_limit,
+    check_choice,
+    check_open_segments,
+    choose_lanes,
+    refuse_replaced,
+)
 from onetake.stream.compat import HostDataset, World
 from onetake.stream.randomness import seeded
 from onetake.stream.reader import ClipPlace, LaneReader
 from onetake.stream.stream import VideoStream
-from onetake.stream.work import ClipRef, WorkerClips
+from onetake.stream.work import ClipRef, WorkerClips, WorkerFailure
 
 __all__ = ["VideoDataset"]
 
 Sample = dict[str, Any]
 
-_LAYOUTS = ("TCHW", "CTHW")
 _ATTEMPTS = 8  # to fetch a segment that keeps being evicted before it is read
-_REPLACED = {
-    "num_canonical_nodes": "lanes make the order independent of nodes: use num_canonical_lanes=",
-    "shuffle_algo": "whole segments are shuffled, so that none is decoded twice: use shuffle_by=",
-    "shuffle_block_size": "whole segments are shuffled, so that none is decoded twice: use shuffle_by=",
-    "partition_algo": "lanes partition the epoch: use num_canonical_lanes=",
-    "sampling_granularity": "clips are drawn by whole segments",
-}
 
 
 class VideoDataset(HostDataset):
@@ -102,11 +101,10 @@ class VideoDataset(HostDataset):
         resume: str = "strict",
         **kwargs: Any,
     ) -> None:
-        for name in kwargs.keys() & _REPLACED.keys():
-            raise SpecError(f"{name}= does not apply to VideoDataset: {_REPLACED[name]}")
-        _check_choice("layout", layout, _LAYOUTS)
-        _check_choice("shuffle_by", shuffle_by, SHUFFLE_GROUPS)
-        _check_choice("resume", resume, ("strict", "continue"))
+        refuse_replaced(kwargs)
+        check_choice("layout", layout, ("TCHW", "CTHW"))
+        check_choice("shuffle_by", shuffle_by, SHUFFLE_GROUPS)
+        check_choice("resume", resume, ("strict", "continue"))
         if not isinstance(batch_size, int) or batch_size < 1:
             raise SpecError(f"batch_size={batch_size!r}: must be a whole number, at least 1")
         if clips is not None and not isinstance(clips, ClipSpec):
@@ -116,10 +114,16 @@ class VideoDataset(HostDataset):
         if streams is None:
             streams = [VideoStream(remote=remote, local=local, split=split, index=index)]
         world = World.detect()
-        for stream in streams:
-            stream.open(world, clips, check_frame_size(frame_size), split)
+        for number, stream in enumerate(streams):
+            stream.open(world, number, clips, check_frame_size(frame_size), split)
+        if len({stream.local for stream in streams}) < len(streams):
+            raise SpecError("two of the streams= have the same remote=, local= and clips=: leave one out")
+        global_batch = batch_size * world.num_ranks // (kwargs.get("replication") or 1)
+        lanes = choose_lanes(streams, global_batch, num_canonical_lanes, warn=world.is_leader)
+        predownload = 8 * batch_size if predownload is None else predownload
         if cache_limit is not None:
-            cache_limit = _check_cache_limit(cache_limit, streams)
+            cache_limit = check_cache_limit(cache_limit, streams)
+            check_open_segments(cache_limit, streams, -(-lanes[0] * lanes[1] // world.num_nodes), predownload)
         self.layout = layout
         self.transform = transform
         self.sample_transform = sample_transform
@@ -133,25 +137,14 @@ class VideoDataset(HostDataset):
             batch_size=batch_size,
             shuffle=shuffle,
             shuffle_seed=shuffle_seed,
-            predownload=predownload if predownload is not None else 8 * batch_size,
+            predownload=predownload,
             cache_limit=cache_limit,
             **kwargs,
         )
         self._init_host(host)
         self._clips_per_segment = np.asarray(self.samples_per_shard, np.int64)
         # (epoch, first sample, slots, phases, 1 once a loader drives the dataset); workers of any start method see it.
-        lead_in, spanned = self._lead_in()
-        lanes = default_lanes(self.global_batch_size, num_canonical_lanes, lead_in, spanned)
-        waste = lanes[0] * lanes[1] * lead_in / spanned
-        if num_canonical_lanes is None and waste > MAX_LEAD_IN and world.is_leader:
-            warnings.warn(
-                f"{lanes[0]} lanes start in the middle of a video, and decode about {waste:.0%} more frames than the "
-                "clips span to get there: there is little video for this batch size; num_canonical_lanes= sets them",
-                stacklevel=2,
-            )
         self._point = torch.tensor([0, 0, *lanes, 0], dtype=torch.int64).share_memory_()
-        if cache_limit is not None:
-            self._check_open_segments(int(cache_limit))
 
     def _init_host(self, arguments: dict[str, Any]) -> None:
         """streaming takes a cache for in use until the workers of a job that was killed have noticed."""
@@ -166,8 +159,10 @@ class VideoDataset(HostDataset):
                 if time.monotonic() > deadline:
                     raise CacheError(
                         f"another dataset of this machine uses the same cache ({arguments['streams'][0].local}): "
-                        "give each its own local=; if none is running, delete what it left in /dev/shm"
+                        "give each a local= of its own. If none is running, delete what one left in /dev/shm"
                     ) from None
+                for stream in arguments["streams"]:
+                    stream.forget_weights()
                 time.sleep(0.5)
 
     # Size and order.
@@ -197,16 +192,6 @@ class VideoDataset(HostDataset):
         """Samples per rank in an epoch, repeats included."""
         assert isinstance(self.batch_size, int)
         return self.num_batches * self.batch_size
-
-    def _lead_in(self) -> tuple[float, int]:
-        """Half the mean keyframe distance, and the frames that an epoch's clips span."""
-        frames = keyframes = spanned = 0
-        for stream in self.streams:
-            segments = stream.segments
-            frames += int(stream.index.num_frames[segments].sum())
-            keyframes += int(stream.index.num_keyframes[segments].sum())
-            spanned += int(stream.layout.num_clips.sum()) * min(stream.clips.extent, stream.clips.hop_frames)
-        return frames / keyframes / 2, spanned
 
     def epoch_order(self, epoch: int) -> EpochOrder:
         """The order of one epoch; see ``core.order``."""
@@ -264,7 +249,12 @@ class VideoDataset(HostDataset):
             if not self._begun:
                 self.begin_epoch()
             self._begun = False
-        yield from super().__iter__()
+        try:
+            yield from super().__iter__()
+        except OnetakeError as error:
+            if get_worker_info() is None or not self._point[4]:
+                raise
+            yield WorkerFailure(error)  # torch would turn it into its own text; the loader raises it as it is
 
     def state_at(self, epoch: int, sample: int) -> dict[str, Any]:
         """The state from which training goes on after ``sample`` trained samples of ``epoch``, counted over all
@@ -358,13 +348,12 @@ class VideoDataset(HostDataset):
         shard_id, place = self._place(int(sample_id))
         video: list[torch.Tensor] = []
 
-        def allocate(height: int, width: int) -> torch.Tensor:
+        def allocate(height: int, width: int) -> NDArray[np.uint8]:
             frames = place.spec.num_frames
-            if self.layout == "CTHW":
-                video[:] = [torch.empty((3, frames, height, width), dtype=torch.uint8)]
-                return video[0].permute(1, 2, 3, 0)
-            video[:] = [torch.empty((frames, 3, height, width), dtype=torch.uint8)]
-            return video[0].permute(0, 2, 3, 1)
+            shape = (3, frames, height, width) if self.layout == "CTHW" else (frames, 3, height, width)
+            video[:] = [torch.empty(shape, dtype=torch.uint8)]
+            array = video[0].numpy()  # numpy copies on this thread alone, torch would wake its pool for every frame
+            return array.transpose((1, 2, 3, 0) if self.layout == "CTHW" else (0, 2, 3, 1))
 
         for _ in range(retry):
             try:
@@ -425,42 +414,5 @@ class VideoDataset(HostDataset):
             f"a segment of video {place.video_id!r} could not be fetched; the worker that tried says why"
         )
 
-    def _check_open_segments(self, limit: int) -> None:
-        """Every lane of the node holds a segment open, and the next ones are fetched ahead."""
-        slots, phases = self.lanes
-        lanes = -(-slots * phases // self.node_world.num_nodes)
-        open_segments = min(lanes + min(lanes, self.predownload or 0), self.num_shards)
-        largest = max(shard.get_raw_size() for shard in self.shards)
-        index_bytes = sum(stream.get_index_size() for stream in self.streams)
-        needed = open_segments * largest + index_bytes
-        if limit < needed:
-            raise CacheError(
-                f"cache_limit={limit:,} bytes is too small: {lanes} lanes and predownload={self.predownload} keep "
-                f"up to {open_segments} segments of up to {largest:,} bytes open, with the index {needed:,} bytes; "
-                "below that, segments are fetched again and again. Raise cache_limit=, or lower "
-                "num_canonical_lanes=, or index with shorter segments"
-            )
-
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_reader": None}
-
-
-def _check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise SpecError(f"{name}={value!r}: must be one of {', '.join(map(repr, allowed))}")
-
-
-def _check_cache_limit(limit: int | str, streams: Sequence[VideoStream]) -> int:
-    for stream in streams:
-        if stream.in_place:
-            raise CacheError(
-                f"cache_limit= with videos read in place ({stream.videos_location}): evicting would delete your only "
-                "copy; leave out cache_limit=, or give remote= (the videos) and local= (a folder for the cache)"
-            )
-    try:
-        count = bytes_to_int(limit) if isinstance(limit, str) else int(limit)
-    except (ValueError, TypeError):
-        count = 0
-    if count <= 0:
-        raise CacheError(f'cache_limit={limit!r}: must be a number of bytes, or a text such as "100gb"')
-    return count

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from time import perf_counter
 from typing import Any
 
-from streaming import StreamingDataLoader
+from torch.utils.data import default_collate
 
 from onetake.core.errors import SpecError
 from onetake.decode.decoder import Count
+from onetake.stream.compat import HostLoader
 from onetake.stream.dataset import VideoDataset
+from onetake.stream.work import WorkerFailure
 
 __all__ = ["VideoLoader"]
 
 
-class VideoLoader(StreamingDataLoader):
+class _Collate:
+    """A collate function that lets a worker's failure through."""
+
+    def __init__(self, collate_fn: Callable[[list[Any]], Any]) -> None:
+        self._collate_fn = collate_fn
+
+    def __call__(self, samples: list[Any]) -> Any:
+        failure = next((sample for sample in samples if isinstance(sample, WorkerFailure)), None)
+        return failure or self._collate_fn(samples)
+
+
+class VideoLoader(HostLoader):
     """Batches of a VideoDataset; the batch size is the dataset's.
 
     Every iteration is an epoch, or what is left of the one that ``load_state_dict`` goes on in.
@@ -39,7 +52,8 @@ class VideoLoader(StreamingDataLoader):
         for name in ("batch_size", "drop_last", "shuffle", "sampler", "batch_sampler"):
             if name in kwargs:
                 raise SpecError(f"VideoLoader({name}=): say it to the VideoDataset, which orders the samples")
-        super().__init__(dataset, batch_size=dataset.batch_size, num_workers=num_workers, **kwargs)
+        collate = _Collate(kwargs.pop("collate_fn", None) or default_collate)
+        super().__init__(dataset, batch_size=dataset.batch_size, num_workers=num_workers, collate_fn=collate, **kwargs)
         self._worker_counters = dataset.share_counters(num_workers)
         self._wait_seconds = 0.0
         self._longest_wait = 0.0
@@ -67,6 +81,8 @@ class VideoLoader(StreamingDataLoader):
                 batch = next(batches)
             except StopIteration:
                 return
+            if isinstance(batch, WorkerFailure):
+                raise batch.error
             waited = perf_counter() - asked
             self._wait_seconds += waited
             self._longest_wait = max(self._longest_wait, waited)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from onetake.core.clips import ClipSpec
@@ -72,13 +71,15 @@ class LaneReader:
         """Whether this process is a fork of the one that the reader belongs to."""
         return self._pid != os.getpid()
 
-    def read(self, place: ClipPlace, lane: int | None, into: Callable[[int, int], torch.Tensor]) -> NDArray[np.float64]:
+    def read(
+        self, place: ClipPlace, lane: int | None, into: Callable[[int, int], NDArray[np.uint8]]
+    ) -> NDArray[np.float64]:
         """Decode one clip.
 
         Args:
             place: the clip.
             lane: the lane that reads it; None for random access.
-            into: given the pictures' height and width, a uint8 tensor [T, H, W, C] (a view will do) to fill.
+            into: given the pictures' height and width, an array [T, H, W, C] (a view will do) to fill.
 
         Returns:
             float64 [T], the frames' presentation times, in seconds.
@@ -97,7 +98,7 @@ class LaneReader:
         height, width = pictures[0].shape[:2]
         target = into(height, width)
         for number, picture in enumerate(pictures):
-            target[number] = torch.from_numpy(np.ascontiguousarray(picture))
+            target[number] = picture
         times = decoder.seconds(frames)
         if lane is not None and place.clip_in_segment == place.shard.samples - 1:
             self.close(lane, place.shard)  # the segment is done

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from functools import partial
 from hashlib import blake2b
 from os import PathLike, fspath
 from pathlib import Path
@@ -95,11 +94,17 @@ class VideoStream(Stream):
         """Take over what the dataset says and the stream does not; called by streaming."""
         super().apply_default({**default, "split": None, "keep_zip": False, "validate_hash": None})
 
-    def open(self, world: World, clips: ClipSpec | None, frame_size: FrameSize, split: str | None) -> None:
+    def forget_weights(self) -> None:
+        """Undo what the host derived, so that it can be told again."""
+        for name in ("proportion", "repeat", "choose"):
+            self.__dict__.pop(name, None)
+
+    def open(self, world: World, number: int, clips: ClipSpec | None, frame_size: FrameSize, split: str | None) -> None:
         """Read the index and lay out the clips. The dataset calls it once, before anything else.
 
         Args:
             world: this process's place; on each node one process copies the index, the others wait for it.
+            number: the stream's place among the dataset's.
             clips, frame_size, split: the dataset's, for what this stream leaves open.
 
         Raises:
@@ -121,7 +126,8 @@ class VideoStream(Stream):
         self._index_source = videos if self._index_location is None else open_location(self._index_location).root
         header = read_header(self._index_source)
         if self.in_place:
-            self.local = str(videos)
+            # Nothing is ever written there; the host wants every stream to have a folder of its own.
+            self.local = str(videos / f".onetake-{number}")
             self.index = read_index(self._index_source)
             self._check_files()
         else:
@@ -231,7 +237,7 @@ class VideoStream(Stream):
         return shard.bytes_on_disk()
 
     def _retrying(self, run: Callable[[], T]) -> T:
-        return retry([OSError], num_attempts=1 + self.download_retry)(run)()
+        return retry(OSError, num_attempts=1 + self.download_retry)(run)()
 
     def _fetch(self, shard: VideoShard) -> None:
         video = self.index.videos[self.index.video[shard.segment]]
@@ -259,7 +265,7 @@ class VideoStream(Stream):
 
     def _run_table(self, segment: int) -> PacketTable:
         stop_frame = int(self.layout.stop_frame[segment])
-        return run_table(self.index, segment, stop_frame, partial(self._read_table))
+        return run_table(self.index, segment, stop_frame, self._read_table)
 
     def _read_table(self, segment: int) -> PacketTable:
         index = self.index

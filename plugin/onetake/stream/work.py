@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import overload
 
 from onetake.core.order import Batch, EpochOrder, num_batches, worker_batches
 from onetake.stream.compat import World
 
-__all__ = ["ClipRef", "WorkerClips"]
+__all__ = ["ClipRef", "WorkerClips", "WorkerFailure"]
 
 
 class ClipRef(int):
@@ -27,6 +28,13 @@ class ClipRef(int):
         ref = super().__new__(cls, clip_id)
         ref.lane, ref.is_pad = lane, is_pad
         return ref
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFailure:
+    """Travels from a worker in place of a sample, and then of its batch: what to raise in the main process."""
+
+    error: Exception
 
 
 class WorkerClips(Sequence[ClipRef]):

@@ -1,0 +1,89 @@
+"""What is settled before a dataset is built: arguments, lanes, and whether the cache is large enough."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+
+from streaming.base.util import bytes_to_int
+
+from onetake.core.errors import CacheError, SpecError
+from onetake.core.order import MAX_LEAD_IN, default_lanes
+from onetake.stream.stream import VideoStream
+
+__all__ = ["check_cache_limit", "check_choice", "check_open_segments", "choose_lanes", "refuse_replaced"]
+
+_REPLACED = {
+    "num_canonical_nodes": "lanes make the order independent of nodes: use num_canonical_lanes=",
+    "shuffle_algo": "whole segments are shuffled, so that none is decoded twice: use shuffle_by=",
+    "shuffle_block_size": "whole segments are shuffled, so that none is decoded twice: use shuffle_by=",
+    "partition_algo": "lanes partition the epoch: use num_canonical_lanes=",
+    "sampling_granularity": "clips are drawn by whole segments",
+}
+
+
+def refuse_replaced(arguments: Iterable[str]) -> None:
+    """Raise SpecError for an argument of StreamingDataset that lanes replace, with the reason."""
+    for name in arguments:
+        if name in _REPLACED:
+            raise SpecError(f"{name}= does not apply to VideoDataset: {_REPLACED[name]}")
+
+
+def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
+    """Raise SpecError unless ``value`` is allowed."""
+    if value not in allowed:
+        raise SpecError(f"{name}={value!r}: must be one of {', '.join(map(repr, allowed))}")
+
+
+def check_cache_limit(limit: int | str, streams: Sequence[VideoStream]) -> int:
+    """A cache limit in bytes; CacheError for one that is none, or that would delete videos read in place."""
+    for stream in streams:
+        if stream.in_place:
+            raise CacheError(
+                f"cache_limit= with videos read in place ({stream.videos_location}): evicting would delete your only "
+                "copy; leave out cache_limit=, or give remote= (the videos) and local= (a folder for the cache)"
+            )
+    try:
+        count = bytes_to_int(limit) if isinstance(limit, str) else int(limit)
+    except (ValueError, TypeError):
+        count = 0
+    if count <= 0:
+        raise CacheError(f'cache_limit={limit!r}: must be a number of bytes, or a text such as "100gb"')
+    return count
+
+
+def choose_lanes(
+    streams: Sequence[VideoStream], global_batch: int, num_lanes: int | None, warn: bool
+) -> tuple[int, int]:
+    """(slots, phases) for a first run; says so when there is little video for them."""
+    frames = keyframes = spanned = 0
+    for stream in streams:
+        assert stream.clips is not None
+        frames += int(stream.index.num_frames[stream.segments].sum())
+        keyframes += int(stream.index.num_keyframes[stream.segments].sum())
+        spanned += int(stream.layout.num_clips.sum()) * min(stream.clips.extent, stream.clips.hop_frames)
+    lead_in = frames / keyframes / 2
+    lanes = default_lanes(global_batch, num_lanes, lead_in, spanned)
+    waste = lanes[0] * lanes[1] * lead_in / spanned
+    if warn and num_lanes is None and waste > MAX_LEAD_IN:
+        warnings.warn(
+            f"{lanes[0]} lanes start in the middle of a video, and decode about {waste:.0%} more frames than the clips "
+            "span to get there: there is little video for this batch size; num_canonical_lanes= sets them",
+            stacklevel=3,
+        )
+    return lanes
+
+
+def check_open_segments(limit: int, streams: Sequence[VideoStream], lanes: int, predownload: int) -> None:
+    """Raise CacheError for a limit below what a node holds open: a segment per lane, and those fetched ahead."""
+    sizes = [stream.max_segment_bytes(segment) for stream in streams for segment in stream.segments.tolist()]
+    open_segments = max(min(lanes + min(lanes, predownload), len(sizes)), 4)  # the host wants room for four
+    index_bytes = sum(stream.get_index_size() for stream in streams)
+    needed = open_segments * max(sizes) + index_bytes
+    if limit < needed:
+        raise CacheError(
+            f"cache_limit={limit:,} bytes is too small: {lanes} lanes and predownload={predownload} keep up to "
+            f"{open_segments} segments of up to {max(sizes):,} bytes open, with the index {needed:,} bytes; below "
+            "that, segments are fetched again and again. Raise cache_limit=, or lower num_canonical_lanes=, or index "
+            "with shorter segments"
+        )

@@ -1,0 +1,132 @@
+"""Packet tables: small as bytes, exact when they come back, refused when damaged."""
+
+from __future__ import annotations
+
+import tracemalloc
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onetake.core.errors import IndexFileError
+from onetake.core.index import DISCARD, KEYFRAME, PacketTable, Video, VideoIndex
+
+law = settings(deadline=None, max_examples=100)
+
+COLUMNS = ("offset", "size", "pts", "frame", "flags")
+big = st.integers(0, 2**46)  # 64 TiB into a file
+ROW = st.tuples(big, st.integers(0, 2**31), st.integers(-(2**50), 2**50), st.integers(-1, 2**40), st.integers(0, 3))
+
+
+def table(rows):
+    columns = np.array(rows, np.int64).reshape(-1, 5).T
+    return PacketTable(*columns[:4], columns[4].astype(np.uint8))
+
+
+def same(one, other):
+    return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in COLUMNS)
+
+
+def plausible(count: int) -> PacketTable:
+    """A table as a real video gives it: packets one after another, B-frames, a discarded start."""
+    rng = np.random.default_rng(0)
+    size = rng.integers(100, 30_000, count)
+    frame = np.arange(count) + np.resize([0, 2, -1, -1], count)
+    flags = np.where(np.arange(count) % 48 == 0, KEYFRAME, 0)
+    frame[:3], flags[:3] = -1, flags[:3] | DISCARD
+    return PacketTable(5_000_000_000 + np.cumsum(size) - size, size, 512 * frame - 1024, frame, flags.astype(np.uint8))
+
+
+@law
+@given(st.lists(ROW, max_size=60))
+def test_a_table_comes_back_as_it_was(rows):
+    before = table(rows)
+    after = PacketTable.from_bytes(before.to_bytes(), len(rows))
+    assert same(before, after)
+    assert [getattr(after, name).dtype for name in COLUMNS] == [np.int64] * 4 + [np.uint8]
+    assert len(after) == len(rows)
+
+
+def test_a_table_is_small():
+    count = 1500  # a minute at 25 fps
+    assert len(plausible(count).to_bytes()) <= 4 * count
+
+
+def test_the_same_table_gives_the_same_bytes():
+    one, other = plausible(100), plausible(120)[:100]
+    assert one.to_bytes() == other.to_bytes()
+
+
+DATA = plausible(40).to_bytes()
+LENGTH, ZLIB = "packets.bin is damaged (wrong length): run `onetake index` again", "packets.bin is damaged (Error"
+DAMAGE = {
+    "empty": (b"", 40, LENGTH),
+    "half": (DATA[: len(DATA) // 2], 40, LENGTH),
+    "one byte short": (DATA[:-1], 40, LENGTH),
+    "checksum missing": (DATA[:-4], 40, LENGTH),
+    "one packet less": (DATA, 39, LENGTH),
+    "one packet more": (DATA, 41, LENGTH),
+    "no packet": (DATA, 0, LENGTH),
+    "fewer than none": (DATA, -2, "packets.bin is damaged ("),
+    "absurdly many": (DATA, 2**62, "packets.bin is damaged ("),
+    "no deflate stream": (b"garbage" * 20, 40, ZLIB),
+    "checksum wrong": (DATA[:-1] + bytes([DATA[-1] ^ 1]), 40, ZLIB),
+}
+
+
+@pytest.mark.parametrize("data, count, message", DAMAGE.values(), ids=DAMAGE)
+def test_damage_is_an_error_with_the_remedy(data, count, message):
+    with pytest.raises(IndexFileError, match="run `onetake index` again") as caught:
+        PacketTable.from_bytes(data, count)
+    assert str(caught.value).startswith(message)
+
+
+@law
+@given(st.integers(0, len(DATA) - 1), st.integers(1, 255))
+def test_no_flipped_byte_passes_for_another_table(place, flip):
+    data = DATA[:place] + bytes([DATA[place] ^ flip]) + DATA[place + 1 :]
+    try:
+        got = PacketTable.from_bytes(data, 40)
+    except IndexFileError:
+        return
+    assert same(got, plausible(40))
+
+
+def test_a_bomb_stays_small():
+    bomb = zlib.compress(bytes(200_000_000), 9)
+    tracemalloc.start()
+    with pytest.raises(IndexFileError, match="wrong length"):
+        PacketTable.from_bytes(bomb, 40)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1_000_000
+
+
+def test_slices_and_concatenation():
+    whole = plausible(200)
+    parts = [whole[:48], whole[48:150], whole[150:]]
+    assert [len(part) for part in parts] == [48, 102, 50]
+    assert parts[1].key_rows.tolist() == [0, 48, 96]
+    assert same(PacketTable.concatenate(parts), whole)
+    assert same(PacketTable.concatenate([PacketTable.from_bytes(p.to_bytes(), len(p)) for p in parts]), whole)
+    assert whole.key_rows.tolist() == [0, 48, 96, 144, 192]
+
+
+def video(video_id: str, num_frames: int) -> Video:
+    return Video(
+        video_id, video_id, 1, 1, "packets", num_frames, "h264", "h264", "", b"", (1, 12800), 1_280_000, 64, 48, 0,
+        "yuv420p", 0, "mov",
+    )  # fmt: skip
+
+
+def test_an_index_knows_each_segments_video():
+    videos = (video("a.mp4", 130), video("b/c.mp4", 70))
+    columns = {name: np.zeros(3, np.int64) for name in VideoIndex.__slots__ if name not in ("generation", "videos")}
+    columns |= {"video": np.array([0, 0, 1]), "first_frame": np.array([0, 60, 0])}
+    index = VideoIndex("hash", videos, **columns)
+    assert index.num_segments == 3
+    assert index.video_frames.tolist() == [130, 130, 70]
+    assert [index.segment_name(i) for i in range(3)] == ["a.mp4@0", "a.mp4@60", "b/c.mp4@0"]
+    assert videos[0].seconds == 100.0

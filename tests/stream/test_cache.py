@@ -1,0 +1,212 @@
+"""Streaming from a remote folder into a cache: by segment, within its limit, never touching the originals."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from onetake import VideoDataset, VideoStream
+from onetake.core.errors import CacheError, IndexFileError, SourceError
+from onetake.decode.build import index_videos
+from onetake.decode.synthetic import write_numbered_video
+from tests.helpers import SPEC, make_loader, record
+
+
+def listing(folder: Path) -> dict[str, tuple[int, int]]:
+    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+
+
+def segment_files(cache: Path) -> list[Path]:
+    return sorted(cache.rglob("*.bytes"))
+
+
+@pytest.fixture
+def remote(numbered, tmp_path) -> Path:
+    return Path(shutil.copytree(numbered, tmp_path / "remote"))
+
+
+def test_in_place_writes_and_deletes_nothing(numbered):
+    before = listing(numbered)
+    loader = make_loader(numbered, 2)
+    assert sum(len(record(batch)) for batch in loader) == loader.dataset.num_clips
+    assert listing(numbered) == before
+
+
+def test_segments_are_fetched_once_and_only_their_own_bytes(numbered, tmp_path):
+    loader = make_loader(numbered, 2, remote=numbered, local=tmp_path)
+    list(loader)
+    fetched = listing(tmp_path)
+    assert len(segment_files(tmp_path)) == loader.dataset.num_shards
+    stream = loader.dataset.streams[0]
+    containers = {video.file: video.file_bytes for video in stream.index.videos if video.kind == "container"}
+    whole = sum(video.file_bytes for video in stream.index.videos)
+    got = sum(path.stat().st_size for path in segment_files(tmp_path))
+    assert list(containers) == ["e.ts"]
+    assert got < 1.4 * whole  # a segment reaches over its end as far as its last clip needs
+    first = stream.index.segment_name(0), segment_files(tmp_path)[0].stat().st_size
+    assert first[1] < 0.6 * stream.index.videos[0].file_bytes, first
+    list(loader)
+    assert listing(tmp_path) == fetched
+    assert not list(tmp_path.rglob("packets.bin"))
+
+
+def test_the_first_batch_fetches_no_more_than_it_needs(numbered, tmp_path):
+    loader = make_loader(numbered, 0, remote=numbered, local=tmp_path, predownload=4)
+    next(iter(loader))
+    assert 4 <= len(segment_files(tmp_path)) <= 4 + 4 + 1
+
+
+def smallest_limit(numbered, tmp_path, **arguments):
+    """A dataset's smallest allowed cache limit, read from the error."""
+    with pytest.raises(CacheError, match="is too small: 2 lanes and predownload=1 keep up to 4 segments") as error:
+        make_loader(numbered, remote=numbered, local=tmp_path, cache_limit=5000, **arguments)
+    return int(str(error.value).split("with the index ")[1].split(" bytes")[0].replace(",", ""))
+
+
+def test_the_cache_stays_within_its_limit_and_originals_stay(remote, tmp_path):
+    (remote / "e.ts").unlink()  # fetched whole, it would rule the limit
+    index_videos(remote, segment_seconds=1, workers=1)
+    before = listing(remote)
+    arguments = {"num_canonical_lanes": 2, "predownload": 1, "batch_size": 2}
+    limit = smallest_limit(remote, tmp_path / "probe", **arguments)
+    loader = make_loader(remote, 0, remote=remote, local=tmp_path / "cache", cache_limit=limit, **arguments)
+    most = 0
+    seen = []
+    for batch in loader:
+        seen += record(batch)
+        most = max(most, sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*") if path.is_file()))
+    assert most <= limit
+    assert len(segment_files(tmp_path / "cache")) < loader.dataset.num_shards
+    assert sorted(seen) == sorted(r for batch in make_loader(remote, **arguments) for r in record(batch))
+    assert listing(remote) == before
+
+
+@pytest.mark.parametrize("limit", [0, -5, "many", "1"])
+def test_impossible_cache_limits(numbered, tmp_path, limit):
+    with pytest.raises(CacheError, match="cache_limit="):
+        make_loader(numbered, remote=numbered, local=tmp_path, cache_limit=limit)
+
+
+def test_a_limit_on_videos_in_place_would_delete_the_only_copy(numbered):
+    with pytest.raises(CacheError, match="evicting would delete your only copy"):
+        make_loader(numbered, cache_limit="1gb")
+
+
+@pytest.mark.parametrize("local", [".", "cache", ".."], ids=["same", "inside", "around"])
+def test_a_cache_among_the_videos_is_refused(remote, local):
+    with pytest.raises(CacheError, match="lie within one another"):
+        VideoStream(remote=remote, local=remote / local)
+
+
+def test_a_remote_that_grew_is_noticed(remote, tmp_path):
+    local = tmp_path / "cache"
+    first = make_loader(remote, remote=remote, local=local)
+    clips = first.dataset.num_clips
+    list(first)
+    del first
+    write_numbered_video(remote / "z.mp4", 120)
+    index_videos(remote, segment_seconds=3, workers=1)
+    grown = make_loader(remote, remote=remote, local=local)
+    assert grown.dataset.num_clips > clips
+    assert {video for batch in grown for _, video, *_ in record(batch)} >= {"z.mp4"}
+
+
+def test_an_index_apart_from_the_videos(numbered, tmp_path):
+    shutil.copytree(numbered, tmp_path / "videos", ignore=shutil.ignore_patterns("*.json", "*.parquet", "*.bin"))
+    index_videos(tmp_path / "videos", tmp_path / "index", segment_seconds=3, workers=1)
+    with pytest.raises(IndexFileError, match="no index in .*run `onetake index`"):
+        make_loader(tmp_path / "videos")
+    expected = sorted(r for batch in make_loader(numbered) for r in record(batch))
+    for place in ({"local": tmp_path / "videos"}, {"remote": tmp_path / "videos", "local": tmp_path / "cache"}):
+        loader = make_loader(tmp_path, streams=[VideoStream(**place, index=tmp_path / "index")])
+        assert sorted(r for batch in loader for r in record(batch)) == expected
+
+
+def test_train_and_validation_share_a_cache_folder(numbered, tmp_path):
+    split = {name: numbered / name for name in ("sub",)}
+    index_videos(split["sub"], segment_seconds=3, workers=1)
+    try:
+        train = make_loader(numbered, remote=numbered, local=tmp_path)
+        val = make_loader(numbered, remote=numbered, local=tmp_path, split="sub", shuffle=False)
+        for loader in (train, val, train):
+            assert sum(len(record(batch)) for batch in loader) == loader.dataset.num_clips
+    finally:
+        for path in split["sub"].glob("*"):
+            if path.suffix in {".json", ".parquet", ".bin"}:
+                path.unlink()
+
+
+def test_a_damaged_segment_in_the_cache_is_fetched_again(numbered, tmp_path):
+    loader = make_loader(numbered, remote=numbered, local=tmp_path)
+    expected = [record(batch) for batch in loader]
+    del loader
+    segment_files(tmp_path)[0].with_suffix(".table").unlink()
+    again = make_loader(numbered, remote=numbered, local=tmp_path)
+    assert [record(batch) for batch in again] == expected
+
+
+BREAKS = {
+    "gone": (lambda path: path.unlink(), "is in the index, but not in"),
+    "grown": (lambda path: path.write_bytes(path.read_bytes() + b"x"), "it changed; run `onetake index` again"),
+}
+
+
+@pytest.mark.parametrize("how", BREAKS)
+def test_a_video_that_changed_is_named_at_once_in_place(remote, how):
+    spoil, message = BREAKS[how]
+    spoil(remote / "sub" / "d.mp4")
+    with pytest.raises(SourceError, match=f"'sub/d.mp4'.*{message}"):
+        make_loader(remote)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("how", BREAKS)
+def test_a_segment_that_cannot_be_fetched_raises_and_nothing_hangs(remote, tmp_path, how, workers):
+    """Trap 9: the stock dataset ends the epoch early, or hangs."""
+    spoil, _ = BREAKS[how]
+    loader = make_loader(remote, workers, remote=remote, local=tmp_path / "cache", predownload=2)
+    spoil(remote / "sub" / "d.mp4")
+    started = time.monotonic()
+    with pytest.raises(SourceError, match="'sub/d.mp4'"):
+        list(loader)
+    assert time.monotonic() - started < 60
+
+
+def test_a_cache_that_cannot_be_written(numbered, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CacheError, match="cannot be written"):
+        VideoDataset(remote=numbered, local=tmp_path / "file", clips=SPEC, batch_size=4, num_canonical_lanes=4)
+
+
+CHILD = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from tests.helpers import make_loader
+loader = make_loader(Path(sys.argv[1]), 2, remote=Path(sys.argv[1]), local=Path(sys.argv[2]))
+for batch in loader:
+    print("batch", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_killed_job_leaves_its_cache_to_the_next(numbered, tmp_path):
+    root = str(Path(__file__).parents[2])
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(numbered), str(tmp_path), root], stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout.readline() == "batch\n"
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    kept = len(segment_files(tmp_path))
+    assert kept
+    loader = make_loader(numbered, 0, remote=numbered, local=tmp_path)
+    assert sum(len(record(batch)) for batch in loader) == loader.dataset.num_clips
