@@ -9,7 +9,6 @@ import torch
 from onetake.decode.build import index_videos
 from onetake.decode.synthetic import write_numbered_video
 
-
 # Tests share few cores with the workers that they start; threads that wait for one another would rule the time.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)

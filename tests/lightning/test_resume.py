@@ -3,69 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
-import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 
 from onetake.core.errors import ResumeError
 from onetake.lightning import VideoDataModule
-from tests.helpers import SPEC, record
-
-EPOCHS = 3
-
-
-class Recorder(pl.LightningModule):
-    """Trains one number; keeps what it was trained on, and fails in step ``fail_at``."""
-
-    def __init__(self, fail_at: int | None = None, estimate: bool = False) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.fail_at = fail_at
-        self.estimate = estimate
-        self.seen: list = []
-
-    def training_step(self, batch, batch_idx):
-        if self.fail_at is not None and self.global_step == self.fail_at:
-            raise RuntimeError("the test stops here")
-        self.seen.append(record(batch))
-        return (self.weight - batch["video"].mean()).square().sum()
-
-    def validation_step(self, batch, batch_idx):
-        self.log("val", batch["video"].mean(), batch_size=len(batch["video"]))
-
-    def configure_optimizers(self):
-        if self.estimate:
-            assert self.trainer.estimated_stepping_batches > 0
-        return torch.optim.SGD(self.parameters(), 0.01)
-
-
-def fit(folder: Path, root: Path, model: Recorder, ckpt=None, callbacks=(), workers=0, batch_size=4, **trainer):
-    data = VideoDataModule(
-        folder,
-        folder if trainer.get("limit_val_batches") else None,
-        batch_size=batch_size,
-        num_workers=workers,
-        clips=SPEC,
-        frame_size=None,
-        num_canonical_lanes=8,
-    )
-    arguments = {"max_epochs": EPOCHS, **trainer}
-    run = pl.Trainer(
-        accelerator="cpu",
-        devices=1,
-        default_root_dir=root,
-        logger=False,
-        callbacks=list(callbacks),
-        enable_checkpointing=bool(callbacks),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **arguments,
-    )
-    run.fit(model, datamodule=data, ckpt_path=ckpt, **({"weights_only": True} if ckpt else {}))
-    return model.seen
+from tests.helpers import SPEC
+from tests.lightning.training import EPOCHS, Recorder, fit, save_every
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +20,6 @@ def whole(numbered, tmp_path_factory):
     seen = fit(numbered, tmp_path_factory.mktemp("whole"), Recorder())
     assert len(seen) % EPOCHS == 0
     return seen
-
-
-def save_every(root: Path, steps: int) -> ModelCheckpoint:
-    return ModelCheckpoint(root, filename="{step}", every_n_train_steps=steps, save_top_k=-1)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -87,7 +87,7 @@ def index_videos(
     """
     folder = Path(source)
     target = folder if out is None else Path(out)
-    if segment_seconds <= 0:
+    if not segment_seconds > 0:
         raise SpecError(f"segment_seconds={segment_seconds}: must be above 0")
     if workers is not None and workers < 1:
         raise SpecError(f"workers={workers}: must be at least 1")

@@ -34,8 +34,8 @@ def check_video(path: Path, video: Video, table: PacketTable) -> Video:
         VideoError: even the container does not show the frames that its packets announce, or nothing decodes.
     """
     starts = _starts(table)
-    truth, rotation = _truth(path, video, table, starts)
-    video = replace(video, rotation=rotation)
+    truth, rotation, pix_fmt = _truth(path, video, table, starts)
+    video = replace(video, rotation=rotation, pix_fmt=pix_fmt)
     if video.kind == PACKETS:
         for options in ("", "strict=1") if video.codec == "h264" else ("",):
             candidate = replace(video, codec_options=options)
@@ -73,10 +73,10 @@ def _digest(picture: VideoFrame) -> bytes:
     return hashlib.blake2b(shape + pixels.tobytes(), digest_size=16).digest()
 
 
-def _truth(path: Path, video: Video, table: PacketTable, starts: list[int]) -> tuple[dict[int, bytes], int]:
-    """Digests by frame number, decoded from the container alone, and the rotation that its frames carry."""
+def _truth(path: Path, video: Video, table: PacketTable, starts: list[int]) -> tuple[dict[int, bytes], int, str]:
+    """Digests by frame number, decoded from the container alone; the rotation and pixel format of its frames."""
     found: dict[int, bytes] = {}
-    rotation = 0
+    rotation, pix_fmt = 0, video.pix_fmt
     for start in starts:
         frames, part = _stretch(table, start)
         pts = [int(table.pts[np.flatnonzero(table.frame == frame)[0]]) for frame in frames]
@@ -88,7 +88,7 @@ def _truth(path: Path, video: Video, table: PacketTable, starts: list[int]) -> t
                 for picture in codec.decode(packet):
                     if picture.pts is None or picture.pts >= pts[0]:
                         came.append((picture.pts if picture.pts is not None else -1, _digest(picture)))
-                        rotation = int(picture.rotation)
+                        rotation, pix_fmt = int(picture.rotation), picture.format.name
                 if len(came) > len(frames):
                     break
         except (av.error.FFmpegError, DecodeError) as error:
@@ -102,7 +102,7 @@ def _truth(path: Path, video: Video, table: PacketTable, starts: list[int]) -> t
             reason = f"from frame {frames[0]} on, the frames shown are not those that its packets announce"
             raise VideoError(video.video_id, f"{reason}; put it into an MP4 or MKV file, or encode it again")
         found.update((frame, digest) for frame, (_, digest) in zip(frames, came, strict=False))
-    return found, -rotation % 360
+    return found, -rotation % 360, pix_fmt
 
 
 def _same(path: Path, video: Video, table: PacketTable, starts: list[int], truth: dict[int, bytes]) -> bool:

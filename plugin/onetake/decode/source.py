@@ -86,7 +86,8 @@ class TableSource:
             self.bytes_read += len(data)
             if len(data) != size:
                 raise DecodeError(self._video.video_id, _CHANGED, int(table.frame[row]), offset)
-            packet = Packet(data)
+            packet = Packet(size)  # Packet(data) would lack the zeros that decoders read beyond its end
+            packet.update(data)
             packet.pts = int(table.pts[row])
             yield row, packet
 

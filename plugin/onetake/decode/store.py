@@ -63,7 +63,14 @@ def safe_path(file: str) -> PurePosixPath:
         IndexFileError: it would lead out of that folder.
     """
     path = PurePosixPath(file)
-    if not file or path.is_absolute() or ".." in path.parts or "\\" in file or "\0" in file or ":" in path.parts[0]:
+    if (
+        not file
+        or path.is_absolute()
+        or ".." in path.parts
+        or "\\" in file
+        or "\0" in file
+        or path.parts[0].endswith(":")
+    ):
         raise IndexFileError(f"the index names a file outside the videos' folder: {file!r}; do not use this index")
     return path
 
@@ -233,6 +240,8 @@ def read_index(folder: Path) -> VideoIndex:
     try:
         videos, segments = (pq.read_table(folder / name) for name in (VIDEOS, SEGMENTS))
         for table in (videos, segments):
+            if any(column.null_count for column in table.columns):
+                raise ValueError("a value is missing")
             stamp = json.loads((table.schema.metadata or {}).get(b"onetake", b"{}"))
             if stamp.get("generation") != header["generation"]:
                 raise IndexFileError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike, fspath
 from types import MethodType
 from typing import Any
@@ -49,6 +49,19 @@ class _TrainLoader(VideoLoader):
         return super().state_dict(trained_batches)
 
 
+class _Batches:
+    """A loader that is no DataLoader: those Lightning builds anew for prediction, around a sampler of indices."""
+
+    def __init__(self, loader: VideoLoader) -> None:
+        self._loader = loader
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._loader)
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+
 class VideoDataModule(pl.LightningDataModule):
     """Clips for training, validation, test and prediction.
 
@@ -70,7 +83,7 @@ class VideoDataModule(pl.LightningDataModule):
         val_batch_size: batch size of all but training. None: ``batch_size``.
         loader: further arguments of VideoLoader, such as ``pin_memory`` or ``collate_fn``.
         **dataset: further arguments of VideoDataset, for all of them, such as ``clips`` and ``frame_size``. All
-            but training are unshuffled unless their mapping says otherwise.
+            but training are unshuffled, in lanes that suit their batch size, unless their mapping says otherwise.
 
     Raises:
         SpecError: no videos, or an argument is out of range. What the videos and their index have wrong is
@@ -128,8 +141,8 @@ class VideoDataModule(pl.LightningDataModule):
         source = self._sources[name]
         own: dict[str, Any] = {"batch_size": self._batch_sizes[name], "transform": self._transforms[name]}
         if name != "train":
-            own |= {"shuffle": False, "sampling_method": "fixed"}
-        own = own | self._dataset_arguments if name == "train" else self._dataset_arguments | own
+            own |= {"shuffle": False, "sampling_method": "fixed", "num_canonical_lanes": self._fitting_lanes(name)}
+        own = self._dataset_arguments | own
         if isinstance(source, Mapping):
             own |= source
         elif isinstance(source, VideoStream):
@@ -144,6 +157,11 @@ class VideoDataModule(pl.LightningDataModule):
         loader = _TrainLoader(dataset, self._num_workers, **self._loader_arguments)
         loader.datamodule = self
         return loader
+
+    def _fitting_lanes(self, name: str) -> int:
+        """Lanes that stay on their workers: nobody resumes inside a validation, so they may follow the world."""
+        world_size = self.trainer.world_size if self.trainer is not None else 1
+        return self._batch_sizes[name] * world_size * max(self._num_workers, 1)
 
     def teardown(self, stage: str | None = None) -> None:
         """Let go of a stage's datasets, their workers and caches."""
@@ -167,9 +185,9 @@ class VideoDataModule(pl.LightningDataModule):
         """The loader of the test clips."""
         return self._loader("test")
 
-    def predict_dataloader(self) -> VideoLoader:
-        """The loader of the clips to predict on."""
-        return self._loader("predict")
+    def predict_dataloader(self) -> Iterable[Any]:
+        """The batches of clips to predict on."""
+        return _Batches(self._loader("predict"))
 
     # Resume. Lightning restores a loader's own state only in some cases, and asks for it at times when batches
     # were handed out, but not trained on; so the state travels as the data module's.

@@ -1,0 +1,100 @@
+"""A model that remembers what it was trained on, and a Trainer run around it; also run by itself, for two ranks."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from onetake.lightning import VideoDataModule
+from tests.helpers import SPEC, record
+
+EPOCHS = 3
+
+
+class Recorder(pl.LightningModule):
+    """Trains one number; keeps what it was trained on, and fails in step ``fail_at``."""
+
+    def __init__(self, fail_at: int | None = None, estimate: bool = False) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.fail_at = fail_at
+        self.estimate = estimate
+        self.seen: list = []
+
+    def training_step(self, batch, batch_idx):
+        if self.fail_at is not None and self.global_step == self.fail_at:
+            raise RuntimeError("the test stops here")
+        self.seen.append(record(batch))
+        return (self.weight - batch["video"].mean()).square().sum()
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val", batch["video"].mean(), batch_size=len(batch["video"]))
+
+    def configure_optimizers(self):
+        if self.estimate:
+            assert self.trainer.estimated_stepping_batches > 0
+        return torch.optim.SGD(self.parameters(), 0.01)
+
+
+def fit(
+    folder: Path, root: Path, model: Recorder, ckpt=None, callbacks=(), workers=0, batch_size=4, devices=1, **trainer
+):
+    data = VideoDataModule(
+        folder,
+        folder if trainer.get("limit_val_batches") else None,
+        batch_size=batch_size,
+        num_workers=workers,
+        clips=SPEC,
+        frame_size=None,
+        num_canonical_lanes=8,
+    )
+    arguments = {"max_epochs": EPOCHS, **trainer}
+    run = pl.Trainer(
+        accelerator="cpu",
+        devices=devices,
+        default_root_dir=root,
+        logger=False,
+        callbacks=list(callbacks),
+        enable_checkpointing=bool(callbacks),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **arguments,
+    )
+    run.fit(model, datamodule=data, ckpt_path=ckpt, **({"weights_only": True} if ckpt else {}))
+    return model.seen
+
+
+def save_every(root: Path, steps: int) -> ModelCheckpoint:
+    return ModelCheckpoint(root, filename="{step}", every_n_train_steps=steps, save_top_k=-1)
+
+
+def main(folder: str, root: str, devices: str, workers: str, batch_size: str, steps: str, ckpt: str) -> None:
+    """Run ``fit`` with DDP, and write what each rank saw to ``rank<N>.json``."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    model = Recorder()
+    callbacks = [save_every(Path(root), int(steps))] if int(steps) > 0 else []
+    limits = {"max_steps": int(steps)} if int(steps) > 0 else {}
+    fit(
+        Path(folder),
+        Path(root),
+        model,
+        ckpt or None,
+        callbacks,
+        int(workers),
+        int(batch_size),
+        int(devices),
+        strategy="ddp",
+        **limits,
+    )
+    Path(root, f"rank{model.global_rank}.json").write_text(json.dumps(model.seen))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
