@@ -22,6 +22,7 @@ import click
 from onetake.core.errors import OnetakeError
 
 VIDEO_SECONDS = 96
+SCENE_SECONDS = (2.0, 12.0)  # a new scene starts with a keyframe: the longest scenes reach the 250 frames between two
 SIZE = (128, 96)
 GROUPS = {"train": (0, 1), "val": (2,)}  # seeds: a group's four videos look the same, and drift four ways
 EPOCHS = 3
@@ -102,6 +103,7 @@ def _make_videos(folder: Path, bars: Any) -> None:
                 folder / split / f"{way}-{seed}.mp4",
                 way,
                 seconds=VIDEO_SECONDS,
+                scene_seconds=SCENE_SECONDS,
                 size=SIZE,
                 seed=seed,
             )

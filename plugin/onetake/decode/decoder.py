@@ -81,6 +81,7 @@ class ClipDecoder(Generic[T]):
         self._key_rows = table.key_rows.tolist()
         self._key_pts = table.pts[table.key_rows].tolist()
         self._plan = frozenset(plan or ())
+        self._planned = sorted(self._plan & self._row_of.keys())
         self._can_skip = plan is not None and video.codec in SKIPPABLE_CODECS
         self._codec: VideoCodecContext | None = None  # None: not started, or drained
         self._packets: Iterator[tuple[int, Packet]] = iter(())
@@ -127,15 +128,18 @@ class ClipDecoder(Generic[T]):
 
     def _go_to(self, frame: int) -> None:
         """Place the decoder so that ``frame`` is still to come, at the least cost."""
-        row = self._row_of.get(frame)
-        if row is None:
+        if frame not in self._row_of:
             raise self._error("is not among the packets at hand", frame)
         if any(number == frame for number, _ in self._out):
             return
-        before = bisect_right(self._key_pts, int(self._source.table.pts[row])) - 1
-        key_row = self._key_rows[before] if before >= 0 else 0
-        if self._codec is not None and frame > self._shown and key_row <= self._next_row:
-            return
+        key_row = self._key_row_before(frame)
+        if self._codec is not None and frame > self._shown:
+            # A jump must not leave out what a later clip needs: to come back for it costs more than to go on.
+            coming = bisect_right(self._planned, self._shown)
+            if coming < len(self._planned) and self._planned[coming] < frame:
+                key_row = self._key_row_before(self._planned[coming])
+            if key_row <= self._next_row:
+                return
         if key_row > 0 or self._shown >= 0:
             self._counters[Count.SEEKS] += 1
         self._codec, self._packets = self._source.start(key_row)
@@ -143,6 +147,11 @@ class ClipDecoder(Generic[T]):
         self._next_row = key_row
         self._floor = max(int(self._source.table.frame[key_row]), 0)
         self._shown = self._floor - 1
+
+    def _key_row_before(self, frame: int) -> int:
+        """The row at which to start for ``frame``."""
+        before = bisect_right(self._key_pts, int(self._source.table.pts[self._row_of[frame]])) - 1
+        return self._key_rows[before] if before >= 0 else 0
 
     def _decode_until(self, last: int) -> Iterator[tuple[int, VideoFrame]]:
         """Frames in the order shown, up to number ``last``; what came out beyond it stays for later."""
