@@ -24,6 +24,7 @@ def numbered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_numbered_video(folder / "sub" / "c.mkv", 200, codec="libx265", gop=40)
     write_numbered_video(folder / "sub" / "d.mp4", 300, gop=250, bframes=3)
     write_numbered_video(folder / "e.ts", 150, gop=50)
+    write_numbered_video(folder / "f.mp4", 180, gop=20, bframes=0)
     write_numbered_video(folder / "short.mp4", 5)
     report = index_videos(folder, segment_seconds=3, workers=1)
     assert not report.refused

@@ -27,6 +27,9 @@ SKIPPABLE_CODECS = frozenset({"h264", "hevc"})
 
 T = TypeVar("T")
 
+# A decoder that jumps ahead leaves out at least so many packets: fewer are fed faster than a new start pays.
+MIN_JUMP = 16
+
 
 class Count(IntEnum):
     """What decoding cost: places in an array of counters. Plain sums, to be added up over decoders and workers."""
@@ -138,7 +141,7 @@ class ClipDecoder(Generic[T]):
             coming = bisect_right(self._planned, self._shown)
             if coming < len(self._planned) and self._planned[coming] < frame:
                 key_row = self._key_row_before(self._planned[coming])
-            if key_row <= self._next_row:
+            if key_row < self._next_row + MIN_JUMP:
                 return
         if key_row > 0 or self._shown >= 0:
             self._counters[Count.SEEKS] += 1
