@@ -212,6 +212,7 @@ REFUSED = [
     ({"shuffle_algo": "py1e"}, "use shuffle_by="),
     ({"num_canonical_nodes": 2}, "use num_canonical_lanes="),
     ({"sampling_granularity": 2}, "whole segments"),
+    ({"epoch_size": 10}, "every epoch holds each clip once"),
 ]
 
 
@@ -219,6 +220,13 @@ REFUSED = [
 def test_impossible_arguments_are_refused_by_name(numbered, arguments, message):
     with pytest.raises(SpecError, match=message):
         VideoDataset(local=numbered, **{"clips": SPEC, "batch_size": 4, **arguments})
+
+
+def test_videos_too_short_for_a_clip_are_counted_and_said(numbered, caplog):
+    dataset = make_loader(numbered).dataset
+    assert dataset.streams[0].num_short_videos == 1
+    assert "1 of the 7 videos" in caplog.text
+    assert "shorter than a clip (10 frames)" in caplog.text
 
 
 def test_either_streams_or_a_place(numbered):

@@ -91,8 +91,11 @@ class TableSource:
             packet.pts = int(table.pts[row])
             yield row, packet
 
+    def __del__(self) -> None:
+        self.close()
+
     def close(self) -> None:
-        if self._fd >= 0:
+        if getattr(self, "_fd", -1) >= 0:
             os.close(self._fd)
             self._fd, self._codec = -1, None
 

@@ -19,6 +19,8 @@ _REPLACED = {
     "shuffle_block_size": "whole segments are shuffled, so that none is decoded twice: use shuffle_by=",
     "partition_algo": "lanes partition the epoch: use num_canonical_lanes=",
     "sampling_granularity": "clips are drawn by whole segments",
+    "epoch_size": "every epoch holds each clip once",
+    "batching_method": "batches take clips from all lanes, whatever their stream",
 }
 
 

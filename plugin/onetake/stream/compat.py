@@ -6,7 +6,10 @@ still calls each override.
 
 from __future__ import annotations
 
+import atexit
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from time import time_ns
 from traceback import clear_frames
 from typing import Any
@@ -66,6 +69,7 @@ class HostDataset(StreamingDataset):
     def __init__(self, **kwargs: Any) -> None:
         self._event = SharedFlag()  # type: ignore[assignment]  # else created per process by __iter__
         self._failure: Exception | None = None
+        self._owner_pid = os.getpid()
         super().__init__(**kwargs)
 
     # What subclasses say.
@@ -102,6 +106,33 @@ class HostDataset(StreamingDataset):
         """Forget a failure of an earlier iteration."""
         self._event.clear()  # type: ignore[attr-defined]
         self._failure = None
+
+    def release(self) -> None:
+        """Give back the shared memory; the dataset cannot be used after. Done when it is garbage collected.
+
+        The host keeps it until the process ends, and each new dataset opens that of all before it: after some
+        hundreds, no file can be opened any more.
+        """
+        if getattr(self, "_owner_pid", None) != os.getpid() or not hasattr(self, "_shard_access_times"):
+            return
+        self._owner_pid = None
+        for memory in (
+            self._shared_barrier._arr.shm,
+            self._next_epoch.arr.shm,
+            self._cache_usage.arr.shm,
+            self._shard_states.shm,
+            self._shard_access_times.shm,
+            self._locals_shm,
+        ):
+            try:
+                memory.cleanup()
+                atexit.unregister(memory.cleanup)
+            except BufferError:  # a thread of an abandoned iteration looks at it still
+                pass
+
+    def __del__(self) -> None:
+        with suppress(Exception):  # modules may be gone when the process ends
+            self.release()
 
     # Overrides.
 
@@ -141,6 +172,8 @@ class HostDataset(StreamingDataset):
     def __iter__(self) -> Iterator[Any]:
         try:
             yield from super().__iter__()
+            if hasattr(self, "_iterator"):
+                self._iterator.sample_ids = ()  # the host never lets go of an iterator
             if self._event.is_set():
                 raise self._failure or self.failure(self._event.value)  # type: ignore[attr-defined]
         except RuntimeError as error:

@@ -255,6 +255,9 @@ class VideoDataset(HostDataset):
             if get_worker_info() is None or not self._point[4]:
                 raise
             yield WorkerFailure(error)  # torch would turn it into its own text; the loader raises it as it is
+        finally:
+            if self._reader is not None and not self._reader.inherited:
+                self._reader.close_all()
 
     def state_at(self, epoch: int, sample: int) -> dict[str, Any]:
         """The state from which training goes on after ``sample`` trained samples of ``epoch``, counted over all

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Callable
 from hashlib import blake2b
@@ -26,6 +27,8 @@ from onetake.stream.shard import VideoShard
 from onetake.stream.source import Folder, open_location
 
 __all__ = ["VideoStream"]
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _TICK_SECONDS = 0.05
@@ -146,6 +149,14 @@ class VideoStream(Stream):
                 f"{self.clips.extent} frames, the longest video has {longest}; use fewer frames or a smaller stride"
             )
         self.num_short_videos = sum(video.num_frames < self.clips.extent for video in index.videos)
+        if self.num_short_videos and world.is_leader:
+            logger.warning(
+                "%d of the %d videos in %s are shorter than a clip (%d frames) and give none",
+                self.num_short_videos,
+                len(index.videos),
+                self.videos_location,
+                self.clips.extent,
+            )
         self._opened = True
 
     def _cache_name(self, generation: str) -> str:
