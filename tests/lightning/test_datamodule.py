@@ -61,6 +61,7 @@ def test_floats_are_made_on_the_device_and_uint8_travels(numbered, tmp_path):
     batch = model.train_batches[0]
     assert batch["video"].dtype == torch.float32
     assert tuple(batch["video"].shape) == (4, 4, 3, 48, 64)
+    data = VideoDataModule(numbered, **COMMON)
     data.setup("fit")
     original = next(iter(data.train_dataloader()))
     assert original["video"].dtype == torch.uint8

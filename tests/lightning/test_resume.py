@@ -119,3 +119,17 @@ def test_other_clips_are_refused_by_name(numbered, tmp_path):
     )
     with pytest.raises(ResumeError, match="shuffle_seed was 17 and is now 99"):
         trainer.fit(Recorder(), datamodule=data, ckpt_path=tmp_path / "step=3.ckpt", weights_only=True)
+
+
+def test_a_checkpoint_saved_after_the_fit_is_resumed_where_it_ended(numbered, tmp_path, whole):
+    model = Recorder()
+    data = VideoDataModule(numbered, clips=SPEC, batch_size=4, frame_size=None, num_canonical_lanes=8)
+    arguments = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    trainer = pl.Trainer(max_epochs=1, default_root_dir=tmp_path, **arguments)
+    trainer.fit(model, datamodule=data)
+    trainer.save_checkpoint(tmp_path / "after.ckpt")
+    assert fit(numbered, tmp_path, Recorder(), tmp_path / "after.ckpt") == whole[len(model.seen) :]
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(model, datamodule=data)
+    assert model.seen == whole[: len(model.seen)]
+    assert len(model.seen) == 2 * len(whole) // EPOCHS

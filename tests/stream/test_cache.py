@@ -10,13 +10,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from onetake import VideoDataset, VideoStream
-from onetake.core.errors import CacheError, IndexFileError, SourceError
+from onetake.core.errors import CacheError, DecodeError, IndexFileError, SourceError
 from onetake.decode.build import index_videos
 from onetake.decode.synthetic import write_numbered_video
-from tests.helpers import SPEC, make_loader, record
+from tests.helpers import SPEC, decode_all, make_loader, record
 
 
 def listing(folder: Path) -> dict[str, tuple[int, int]]:
@@ -210,3 +211,40 @@ def test_a_killed_job_leaves_its_cache_to_the_next(numbered, tmp_path):
     assert kept
     loader = make_loader(numbered, 0, remote=numbered, local=tmp_path)
     assert sum(len(record(batch)) for batch in loader) == loader.dataset.num_clips
+
+
+def test_a_cut_off_segment_in_the_cache_is_fetched_again(numbered, tmp_path):
+    expected = [record(batch) for batch in make_loader(numbered)]
+    list(make_loader(numbered, remote=numbered, local=tmp_path))
+    path = segment_files(tmp_path)[0]
+    path.write_bytes(path.read_bytes()[:-100])
+    loader = make_loader(numbered, remote=numbered, local=tmp_path)
+    assert [record(batch) for batch in loader] == expected
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_damaged_packets_are_named_and_never_shown(remote, workers):
+    path = remote / "sub" / "d.mp4"
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 64] = bytes(byte ^ 0xFF for byte in data[middle : middle + 64])
+    path.write_bytes(data)
+    frames = decode_all(numbered_original(remote))
+
+    def read_and_compare():
+        for batch in make_loader(remote, workers):
+            for pixels, video, numbers in zip(batch["video"], batch["video_id"], batch["frame_index"], strict=True):
+                for picture, number in zip(pixels, numbers.tolist(), strict=True):
+                    same = video != "sub/d.mp4" or np.array_equal(picture.permute(1, 2, 0).numpy(), frames[number])
+                    assert same, number
+
+    with pytest.raises(DecodeError, match=r"'sub/d.mp4', frame .*damaged") as error:
+        read_and_compare()
+    assert error.value.video_id == "sub/d.mp4"
+
+
+def numbered_original(remote):
+    """The undamaged video: made anew, it is the same."""
+    path = remote.parent / "original.mp4"
+    write_numbered_video(path, 300, gop=250, bframes=3)
+    return path

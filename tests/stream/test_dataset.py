@@ -162,7 +162,7 @@ def test_several_streams_with_clips_of_their_own(numbered):
     loader = make_loader(numbered, streams=streams)
     seen = [r for batch in loader for r in record(batch)]
     assert sorted(clip for clip, *_ in seen) == list(range(loader.dataset.num_clips))
-    dense = int(streams[0].layout.num_clips.sum())
+    dense = int(loader.dataset.streams[0].layout.num_clips.sum())
     sample = loader.dataset[dense]
     assert (sample["frame_index"] - sample["start_frame"]).tolist() == [0, 8, 16, 24]
 

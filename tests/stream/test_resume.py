@@ -8,6 +8,7 @@ from itertools import islice
 
 import pytest
 
+from onetake import VideoLoader
 from onetake.core.errors import ResumeError
 from onetake.core.state import read_state
 from tests.helpers import make_loader, record
@@ -154,3 +155,35 @@ def test_cursors_that_lie_are_refused(numbered):
     state["onetake"]["cursors"]["lanes"][2][1] += 1
     with pytest.raises(ResumeError, match="frames at which lanes go on"):
         make_loader(numbered).load_state_dict(state)
+
+
+@pytest.mark.filterwarnings("ignore:global batch")
+def test_an_odd_end_of_an_epoch_is_the_start_of_the_next(numbered):
+    """A run that goes on at a sample that no batch starts at ends its epoch past the last clip."""
+    _, state = stop_after(numbered, 3, 0, batch_size=3)
+    loader = make_loader(numbered, batch_size=8)
+    loader.load_state_dict(state)
+    for _ in loader:
+        pass
+    state = loader.state_dict()
+    assert (state["epoch"], state["sample_in_epoch"]) == (1, 0)
+
+
+def test_an_older_iteration_does_not_end_a_later_one(numbered, epochs):
+    loader = make_loader(numbered)
+    first = iter(loader)
+    next(first)
+    second = iter(loader)
+    seen = [record(next(second))]
+    first.close()
+    del first
+    assert seen + [record(batch) for batch in second] == epochs[1]
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_looking_at_a_clip_and_iterating_before_workers_start(numbered, tmp_path, epochs, context):
+    dataset = make_loader(numbered, remote=numbered, local=tmp_path).dataset
+    assert dataset[0]["clip_id"] == 0
+    assert sum(1 for _ in dataset) == len(dataset)
+    loader = VideoLoader(dataset, 2, multiprocessing_context=context)
+    assert [record(batch) for batch in loader] == epochs[1]

@@ -195,6 +195,8 @@ class ClipDecoder(Generic[T]):
             self._counters[Count.FRAMES_DECODED] += 1
             number = self._frame_of.get(picture.pts, -1) if picture.pts is not None else -1
             if number >= self._floor:
+                if picture.is_corrupt:  # what is concealed here spreads to the pictures after it
+                    raise self._error("its packets are damaged; copy the video again, and run `onetake index`", number)
                 self._out.append((number, picture))
         return True
 

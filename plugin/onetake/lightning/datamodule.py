@@ -126,6 +126,7 @@ class VideoDataModule(pl.LightningDataModule):
         self._loader_arguments = dict(loader or {})
         self._dataset_arguments = dataset
         self._loaders: dict[str, VideoLoader] = {}
+        self._left_off: tuple[pl.Trainer | None, dict[str, Any]] | None = None
 
     # Building.
 
@@ -136,6 +137,8 @@ class VideoDataModule(pl.LightningDataModule):
             if name in self._sources and name not in self._loaders:
                 with distributed_environment(self.trainer):
                     self._loaders[name] = self._build(name)
+                if name == "train" and self._left_off and self._left_off[0] is self.trainer:
+                    self._loaders[name].load_state_dict(self._left_off[1])  # the same trainer goes on fitting
 
     def _build(self, name: str) -> VideoLoader:
         source = self._sources[name]
@@ -164,7 +167,9 @@ class VideoDataModule(pl.LightningDataModule):
         return self._batch_sizes[name] * world_size * max(self._num_workers, 1)
 
     def teardown(self, stage: str | None = None) -> None:
-        """Let go of a stage's datasets, their workers and caches."""
+        """Let go of a stage's datasets, their workers and caches; where training was is kept."""
+        if "train" in _STAGES.get(stage, _STAGES[None]) and "train" in self._loaders and self.trainer is not None:
+            self._left_off = self.trainer, self.training_state()
         for name in _STAGES.get(stage, _STAGES[None]):
             self._loaders.pop(name, None)
 
@@ -194,6 +199,8 @@ class VideoDataModule(pl.LightningDataModule):
 
     def training_state(self) -> dict[str, Any]:
         """The state from which training goes on exactly, by what the trainer has trained on."""
+        if "train" not in self._loaders and self._left_off:
+            return self._left_off[1]  # a checkpoint saved after the fit
         loader = self._loaders["train"]
         trainer, dataset = self.trainer, loader.dataset
         processed = processed_batches(trainer) if trainer is not None else 0
@@ -212,7 +219,7 @@ class VideoDataModule(pl.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """The training position, for the checkpoint."""
-        return {"train": self.training_state()} if "train" in self._loaders else {}
+        return {"train": self.training_state()} if "train" in self._loaders or self._left_off else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint; Lightning calls it.
@@ -245,7 +252,8 @@ class VideoDataModule(pl.LightningDataModule):
         loader = self._current_loader()
         done = []
         for frames, clip_id, is_pad in zip(video, batch["clip_id"].tolist(), batch["is_pad"].tolist(), strict=True):
-            seed = loader.dataset.sample_seed(clip_id, loader.epoch, is_pad)
+            # Outside training every pass is the same, however often a sanity check came before.
+            seed = loader.dataset.sample_seed(clip_id, loader.epoch if training else 0, is_pad)
             with seeded(seed + 1, video.device):  # not the draws of the worker's transform again
                 done.append(transform(frames))
         return {**batch, "video": torch.stack(done)}

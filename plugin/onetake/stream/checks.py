@@ -11,7 +11,7 @@ from onetake.core.errors import CacheError, SpecError
 from onetake.core.order import MAX_LEAD_IN, default_lanes
 from onetake.stream.stream import VideoStream
 
-__all__ = ["check_cache_limit", "check_choice", "check_open_segments", "choose_lanes", "refuse_replaced"]
+__all__ = ["check_cache_limit", "check_choice", "check_count", "check_open_segments", "choose_lanes", "refuse_replaced"]
 
 _REPLACED = {
     "num_canonical_nodes": "lanes make the order independent of nodes: use num_canonical_lanes=",
@@ -35,6 +35,12 @@ def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
     """Raise SpecError unless ``value`` is allowed."""
     if value not in allowed:
         raise SpecError(f"{name}={value!r}: must be one of {', '.join(map(repr, allowed))}")
+
+
+def check_count(name: str, value: object, lowest: int = 1) -> None:
+    """Raise SpecError unless ``value`` is a whole number, and not below ``lowest``."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
+        raise SpecError(f"{name}={value!r}: must be a whole number, at least {lowest}")
 
 
 def check_cache_limit(limit: int | str, streams: Sequence[VideoStream]) -> int:

@@ -10,6 +10,7 @@ import atexit
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 from time import time_ns
 from traceback import clear_frames
 from typing import Any
@@ -23,6 +24,8 @@ from streaming.base.world import World
 from onetake.core.errors import OnetakeError
 
 __all__ = ["HostDataset", "HostLoader", "SharedFlag", "World"]
+
+_OF_ONE_PROCESS = ("_cache_filelock", "_executor", "_iterator")
 
 
 class SharedFlag:
@@ -69,7 +72,8 @@ class HostDataset(StreamingDataset):
     def __init__(self, **kwargs: Any) -> None:
         self._event = SharedFlag()  # type: ignore[assignment]  # else created per process by __iter__
         self._failure: Exception | None = None
-        self._owner_pid = os.getpid()
+        self._owner_pid: int | None = os.getpid()
+        self._iterating_pid: int | None = None
         super().__init__(**kwargs)
 
     # What subclasses say.
@@ -129,6 +133,9 @@ class HostDataset(StreamingDataset):
                 atexit.unregister(memory.cleanup)
             except BufferError:  # a thread of an abandoned iteration looks at it still
                 pass
+        if self._unique_rank_world.is_local_leader:
+            for path in (self._cache_filelock_path, self._shared_barrier.filelock_path):
+                Path(path).unlink(missing_ok=True)  # the host takes a name with a lock file for in use, for ever
 
     def __del__(self) -> None:
         with suppress(Exception):  # modules may be gone when the process ends
@@ -148,6 +155,7 @@ class HostDataset(StreamingDataset):
         except BaseException as error:
             # The host leaves the shard as being fetched, for which other workers would wait without end. If it
             # failed while evicting it still holds its lock, a local variable: clearing the frame lets go of it.
+            self.__dict__.pop("_cache_filelock", None)
             clear_frames(error.__traceback__)
             with FileLock(self._cache_filelock_path):
                 if self._shard_states[shard_id] == _ShardState.PREPARING:
@@ -169,11 +177,33 @@ class HostDataset(StreamingDataset):
             self._event.set()
             it.on_exit()  # else _Iterator.exit() waits for this thread forever
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what belongs to this process alone: locks, threads and a running iteration."""
+        if hasattr(self._shared_barrier, "lock"):
+            del self._shared_barrier.lock  # the host makes it anew where it is missing
+        return {name: value for name, value in self.__dict__.items() if name not in _OF_ONE_PROCESS}
+
+    def _drop_inherited(self) -> None:
+        """A fork must not use the locks and threads of the process that it came from."""
+        if self._iterating_pid not in (None, os.getpid()):
+            if hasattr(self._shared_barrier, "lock"):
+                del self._shared_barrier.lock
+            for name in _OF_ONE_PROCESS:
+                self.__dict__.pop(name, None)
+        self._iterating_pid = os.getpid()
+
     def __iter__(self) -> Iterator[Any]:
+        self._drop_inherited()
+        mine = None
         try:
-            yield from super().__iter__()
-            if hasattr(self, "_iterator"):
-                self._iterator.sample_ids = ()  # the host never lets go of an iterator
+            for sample in super().__iter__():
+                if mine is None:
+                    mine = self._iterator
+                yield sample
+                if self._iterator is not mine:
+                    raise OnetakeError("this iteration ended when a later one over the same dataset began")
+            if mine is not None:
+                mine.sample_ids = ()  # the host never lets go of an iterator
             if self._event.is_set():
                 raise self._failure or self.failure(self._event.value)  # type: ignore[attr-defined]
         except RuntimeError as error:
@@ -181,5 +211,5 @@ class HostDataset(StreamingDataset):
                 raise
             raise (self._failure or self.failure(self._event.value)) from None  # type: ignore[attr-defined]
         finally:
-            if hasattr(self, "_iterator"):
-                self._iterator.non_blocking_exit()
+            if mine is not None:
+                mine.non_blocking_exit()

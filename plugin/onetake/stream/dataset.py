@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from os import PathLike
 from typing import Any
 
@@ -23,6 +24,7 @@ from onetake.decode.scale import FrameSize, check_frame_size
 from onetake.stream.checks import (
     check_cache_limit,
     check_choice,
+    check_count,
     check_open_segments,
     choose_lanes,
     refuse_replaced,
@@ -105,8 +107,10 @@ class VideoDataset(HostDataset):
         check_choice("layout", layout, ("TCHW", "CTHW"))
         check_choice("shuffle_by", shuffle_by, SHUFFLE_GROUPS)
         check_choice("resume", resume, ("strict", "continue"))
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise SpecError(f"batch_size={batch_size!r}: must be a whole number, at least 1")
+        check_count("batch_size", batch_size)
+        check_count("shuffle_seed", shuffle_seed, 0)
+        if num_canonical_lanes is not None:
+            check_count("num_canonical_lanes", num_canonical_lanes)
         if clips is not None and not isinstance(clips, ClipSpec):
             raise SpecError(f"clips={clips!r}: must be a ClipSpec, such as ClipSpec(num_frames=16, stride=4)")
         if (streams is None) == (remote is None and local is None):
@@ -114,6 +118,7 @@ class VideoDataset(HostDataset):
         if streams is None:
             streams = [VideoStream(remote=remote, local=local, split=split, index=index)]
         world = World.detect()
+        streams = [copy(stream) for stream in streams]  # a stream may serve several datasets
         for number, stream in enumerate(streams):
             stream.open(world, number, clips, check_frame_size(frame_size), split)
         if len({stream.local for stream in streams}) < len(streams):
@@ -121,6 +126,7 @@ class VideoDataset(HostDataset):
         global_batch = batch_size * world.num_ranks // (kwargs.get("replication") or 1)
         lanes = choose_lanes(streams, global_batch, num_canonical_lanes, warn=world.is_leader)
         predownload = 8 * batch_size if predownload is None else predownload
+        check_count("predownload", predownload)
         if cache_limit is not None:
             cache_limit = check_cache_limit(cache_limit, streams)
             check_open_segments(cache_limit, streams, -(-lanes[0] * lanes[1] // world.num_nodes), predownload)
@@ -153,6 +159,9 @@ class VideoDataset(HostDataset):
             try:
                 super().__init__(**arguments)
                 return
+            except FileExistsError:  # another job took the same name at the same moment
+                if World.detect().num_ranks > 1 or time.monotonic() > deadline:
+                    raise
             except ValueError as error:
                 if "Reused local directory" not in str(error):
                     raise
@@ -161,9 +170,9 @@ class VideoDataset(HostDataset):
                         f"another dataset of this machine uses the same cache ({arguments['streams'][0].local}): "
                         "give each a local= of its own. If none is running, delete what one left in /dev/shm"
                     ) from None
-                for stream in arguments["streams"]:
-                    stream.forget_weights()
-                time.sleep(0.5)
+            for stream in arguments["streams"]:
+                stream.forget_weights()
+            time.sleep(0.5)
 
     # Size and order.
 
@@ -262,7 +271,7 @@ class VideoDataset(HostDataset):
     def state_at(self, epoch: int, sample: int) -> dict[str, Any]:
         """The state from which training goes on after ``sample`` trained samples of ``epoch``, counted over all
         ranks. Plain containers only. A finished epoch is saved as the start of the next."""
-        if sample >= self.num_batches * self.global_batch_size:
+        if not num_batches(max(self.num_clips - sample, 0), self.global_batch_size, self.drop_last):
             epoch, sample = epoch + 1, 0
         world = self.rank_world
         return {
@@ -401,6 +410,7 @@ class VideoDataset(HostDataset):
 
     def share_counters(self, num_workers: int) -> torch.Tensor:
         """Counters that all workers write and this process reads: int64 [workers, number of Counts]."""
+        self._reader = None  # it counts elsewhere
         self._counters_of_workers = torch.zeros((max(num_workers, 1), len(Count)), dtype=torch.int64)
         return self._counters_of_workers.share_memory_()
 
@@ -413,9 +423,14 @@ class VideoDataset(HostDataset):
 
     def failure(self, shard_id: int) -> Exception:
         place = ClipPlace(self.streams[self.stream_per_shard[shard_id]], self.shards[shard_id], 0)
+        try:
+            place.stream.check_segment(place.shard)
+        except OnetakeError as error:
+            return error
         return SourceError(
-            f"a segment of video {place.video_id!r} could not be fetched; the worker that tried says why"
+            f"a segment of video {place.video_id!r} could not be fetched from {place.stream.videos_location}; "
+            "the worker that tried says why"
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_reader": None}
+        return {**super().__getstate__(), "_reader": None}

@@ -51,7 +51,10 @@ class VideoLoader(HostLoader):
             raise SpecError(f"VideoLoader needs a VideoDataset, not a {type(dataset).__name__}")
         for name in ("batch_size", "drop_last", "shuffle", "sampler", "batch_sampler"):
             if name in kwargs:
-                raise SpecError(f"VideoLoader({name}=): say it to the VideoDataset, which orders the samples")
+                raise SpecError(
+                    f"VideoLoader({name}=): say it to the VideoDataset, which orders the samples (Lightning says it "
+                    "for overfit_batches=: use limit_train_batches= with shuffle=False)"
+                )
         collate = _Collate(kwargs.pop("collate_fn", None) or default_collate)
         super().__init__(dataset, batch_size=dataset.batch_size, num_workers=num_workers, collate_fn=collate, **kwargs)
         self._worker_counters = dataset.share_counters(num_workers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 from collections.abc import Callable
 from hashlib import blake2b
@@ -17,7 +18,7 @@ from streaming.base.util import retry, wait_for_file_to_exist
 from streaming.base.world import World
 
 from onetake.core.clips import ClipSpec, SegmentClips, clips_of_segments
-from onetake.core.errors import CacheError, IndexFileError, SourceError, SpecError, VideoError
+from onetake.core.errors import CacheError, IndexFileError, SourceError, SpecError
 from onetake.core.index import CONTAINER, PacketTable, Video
 from onetake.decode.scale import FrameSize, check_frame_size
 from onetake.decode.segment import byte_range, max_bytes, run_table
@@ -85,7 +86,6 @@ class VideoStream(Stream):
         self._frame_size = frame_size
         self.frame_size: FrameSize = None
         self.name = name if name is not None else split or ""
-        self._opened = False
         super().__init__(
             remote=None if self.in_place else self.videos_location,
             local=str(self._cache_root),
@@ -115,8 +115,6 @@ class VideoStream(Stream):
             SourceError: the videos' folder, or a video in it, is missing or was changed.
             IndexFileError: there is no index, or it can't be used.
         """
-        if self._opened:
-            return
         if self.clips is None:
             self.clips = clips
         if self.clips is None:
@@ -157,7 +155,6 @@ class VideoStream(Stream):
                 self.videos_location,
                 self.clips.extent,
             )
-        self._opened = True
 
     def _cache_name(self, generation: str) -> str:
         key = [self.videos_location, self.subfolder, generation, self.clips and self.clips.to_dict()]
@@ -255,7 +252,7 @@ class VideoStream(Stream):
         self._check_size(video)
         table = self._run_table(shard.segment)
         start, length = (0, video.file_bytes) if video.kind == CONTAINER else byte_range(table)
-        parts = [path.with_name(f".{path.name}.part") for path in (shard.table_path, shard.path)]
+        parts = [path.with_name(f".{path.name}.{os.getpid()}.part") for path in (shard.table_path, shard.path)]
         header = len(table).to_bytes(8, "little") + start.to_bytes(8, "little")
         try:
             parts[0].write_bytes(header + table.to_bytes())
@@ -288,7 +285,13 @@ class VideoStream(Stream):
             raise IndexFileError(
                 f"{self._index_source / PACKETS_BIN} cannot be read ({error.strerror}): run `onetake index` again"
             ) from None
+        if read_header(self._index_source)["generation"] != index.generation:
+            raise IndexFileError(f"the index in {self._index_source} was rebuilt since this run opened it: start again")
         return PacketTable.from_bytes(data, int(index.num_packets[segment]))
+
+    def check_segment(self, shard: VideoShard) -> None:
+        """Raise SourceError unless the segment's video is there, as it was indexed."""
+        self._check_size(self.index.videos[self.index.video[shard.segment]])
 
     # What the reader asks.
 
@@ -308,11 +311,12 @@ class VideoStream(Stream):
         num_packets, start = (int.from_bytes(data[at : at + 8], "little") for at in (0, 8))
         try:
             table = PacketTable.from_bytes(data[16:], num_packets)
+            length = video.file_bytes if video.kind == CONTAINER else byte_range(table)[1]
         except IndexFileError:
+            length = -1
+        if shard.path.stat().st_size != length:
             shard.evict()
-            raise VideoError(
-                video.video_id, f"its cached segment {shard.path} was damaged, and is deleted now"
-            ) from None
+            raise FileNotFoundError(f"the cached segment {shard.path} was damaged")  # so that it is fetched again
         return video, open_source(video, table, shard.path, start)
 
 
