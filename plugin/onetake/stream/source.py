@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -32,11 +30,6 @@ class Folder:
         """
         return (self.root / file).stat().st_size
 
-    def read(self, file: str, start: int, length: int) -> bytes:
-        """``length`` bytes of ``file`` from byte ``start`` on; fewer where it ends."""
-        with (self.root / file).open("rb") as source:
-            return os.pread(source.fileno(), length, start)
-
     def copy(self, file: str, start: int, length: int, target: Path) -> None:
         """Write ``length`` bytes of ``file``, from byte ``start`` on, to a new file ``target``."""
         with (self.root / file).open("rb") as source, target.open("wb") as sink:
@@ -45,10 +38,6 @@ class Folder:
             while left and (chunk := source.read(min(left, _CHUNK))):
                 sink.write(chunk)
                 left -= len(chunk)
-
-    def copy_whole(self, file: str, target: Path) -> None:
-        """Copy all of ``file`` to ``target``."""
-        shutil.copyfile(self.root / file, target)
 
 
 def open_location(location: str) -> Folder:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from hashlib import blake2b
@@ -23,7 +24,7 @@ from onetake.core.index import CONTAINER, PacketTable, Video
 from onetake.decode.scale import FrameSize, check_frame_size
 from onetake.decode.segment import byte_range, max_bytes, run_table
 from onetake.decode.source import PacketSource, open_source
-from onetake.decode.store import INDEX_FILES, PACKETS_BIN, read_header, read_index, safe_path
+from onetake.decode.store import INDEX_FILES, PACKETS_BIN, read_header, read_index, read_table_bytes, safe_path
 from onetake.stream.shard import VideoShard
 from onetake.stream.source import Folder, open_location
 
@@ -170,7 +171,7 @@ class VideoStream(Stream):
                 for name in INDEX_FILES:
                     if name != PACKETS_BIN and not (folder / name).exists():
                         part = folder / f".{name}.part"
-                        Folder(self._index_source).copy_whole(name, part)
+                        shutil.copyfile(self._index_source / name, part)
                         part.replace(folder / name)
             except OSError as error:
                 raise CacheError(f"the cache {folder} cannot be written ({error.strerror}): check local=") from None
@@ -277,14 +278,7 @@ class VideoStream(Stream):
 
     def _read_table(self, segment: int) -> PacketTable:
         index = self.index
-        try:
-            data = Folder(self._index_source).read(
-                PACKETS_BIN, int(index.table_offset[segment]), int(index.table_length[segment])
-            )
-        except OSError as error:
-            raise IndexFileError(
-                f"{self._index_source / PACKETS_BIN} cannot be read ({error.strerror}): run `onetake index` again"
-            ) from None
+        data = read_table_bytes(self._index_source, index, segment)
         if read_header(self._index_source)["generation"] != index.generation:
             raise IndexFileError(f"the index in {self._index_source} was rebuilt since this run opened it: start again")
         return PacketTable.from_bytes(data, int(index.num_packets[segment]))
