@@ -7,15 +7,19 @@ OnetakeError
 ├── VideoError                       one video that cannot be used; carries ``video_id``
 │   └── DecodeError                  ... at one frame of it; carries ``frame`` and ``byte_offset``
 ├── CacheError       (ValueError)    a cache that is too small, or that would delete a user's only copy
-└── ResumeError                      a saved state that does not fit the data or the settings
+├── ResumeError                      a saved state that does not fit the data or the settings
+├── ConfigError      (ValueError)    a recipe or config that cannot work; names the key
+└── MissingExtraError (ImportError)  an optional package that is not installed
 """
 
 from __future__ import annotations
 
 __all__ = [
     "CacheError",
+    "ConfigError",
     "DecodeError",
     "IndexFileError",
+    "MissingExtraError",
     "OnetakeError",
     "ResumeError",
     "SourceError",
@@ -84,3 +88,11 @@ class CacheError(OnetakeError, ValueError):
 
 class ResumeError(OnetakeError):
     """A saved state does not fit the data or the settings it is loaded with."""
+
+
+class ConfigError(OnetakeError, ValueError):
+    """A recipe or config that cannot work: an unknown key, a value that is missing or none."""
+
+
+class MissingExtraError(OnetakeError, ImportError):
+    """An optional package is not installed; names the extra that brings it."""

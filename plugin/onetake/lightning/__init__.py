@@ -1,5 +1,9 @@
 """onetake for Lightning: ``trainer.fit(model, datamodule=VideoDataModule(...))``."""
 
-from onetake.lightning.datamodule import VideoDataModule
+from onetake.core.names import require
+
+require("lightning", "lightning", "onetake.lightning")
+
+from onetake.lightning.datamodule import VideoDataModule  # noqa: E402
 
 __all__ = ["VideoDataModule"]

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from os import PathLike, fspath
+from collections.abc import Iterable, Iterator, Mapping
 from types import MethodType
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
-from torch import Tensor, nn
-from torchvision.transforms import v2
 
 from onetake.core.errors import SpecError
 from onetake.core.order import num_batches
@@ -20,14 +16,11 @@ from onetake.lightning.compat import (
     processed_batches,
     shift_loaded_progress,
 )
-from onetake.stream.dataset import VideoDataset
+from onetake.stream.device import to_float, transform_on_device
 from onetake.stream.loader import VideoLoader
-from onetake.stream.randomness import seeded
-from onetake.stream.stream import VideoStream
+from onetake.stream.opening import Source, open_dataset
 
 __all__ = ["VideoDataModule"]
-
-Source = str | PathLike[str] | VideoStream | Sequence[VideoStream] | Mapping[str, Any]
 
 _STAGES = {
     "fit": ("train", "val"),
@@ -118,7 +111,6 @@ class VideoDataModule(pl.LightningDataModule):
             setattr(self, method, MethodType(getattr(pl.LightningDataModule, method), self))
         self._batch_sizes = {name: val_batch_size or batch_size for name in self._sources} | {"train": batch_size}
         self._transforms = dict.fromkeys(self._sources, val_transform) | {"train": transform}
-        to_float = v2.ToDtype(torch.float32, scale=True)
         self.device_transform = to_float if device_transform is None else device_transform
         self.val_device_transform = self.device_transform if val_device_transform is None else val_device_transform
         self.per_batch = per_batch
@@ -141,30 +133,19 @@ class VideoDataModule(pl.LightningDataModule):
                     self._loaders[name].load_state_dict(self._left_off[1])  # the same trainer goes on fitting
 
     def _build(self, name: str) -> VideoLoader:
-        source = self._sources[name]
-        own: dict[str, Any] = {"batch_size": self._batch_sizes[name], "transform": self._transforms[name]}
-        if name != "train":
-            own |= {"shuffle": False, "sampling_method": "fixed", "num_canonical_lanes": self._fitting_lanes(name)}
-        own = self._dataset_arguments | own
-        if isinstance(source, Mapping):
-            own |= source
-        elif isinstance(source, VideoStream):
-            own["streams"] = [source]
-        elif isinstance(source, (str, PathLike)):
-            own["local"] = fspath(source)
-        else:
-            own["streams"] = list(source)
-        dataset = VideoDataset(**own)
+        dataset = open_dataset(
+            self._sources[name],
+            self._dataset_arguments | {"transform": self._transforms[name]},
+            batch_size=self._batch_sizes[name],
+            training=name == "train",
+            world_size=self.trainer.world_size if self.trainer is not None else 1,
+            num_workers=self._num_workers,
+        )
         if name != "train":
             return VideoLoader(dataset, self._num_workers, **self._loader_arguments)
         loader = _TrainLoader(dataset, self._num_workers, **self._loader_arguments)
         loader.datamodule = self
         return loader
-
-    def _fitting_lanes(self, name: str) -> int:
-        """Lanes that stay on their workers: nobody resumes inside a validation, so they may follow the world."""
-        world_size = self.trainer.world_size if self.trainer is not None else 1
-        return self._batch_sizes[name] * world_size * max(self._num_workers, 1)
 
     def teardown(self, stage: str | None = None) -> None:
         """Let go of a stage's datasets, their workers and caches; where training was is kept."""
@@ -240,23 +221,9 @@ class VideoDataModule(pl.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Turn the uint8 videos of a batch into what the model takes."""
-        if not isinstance(batch, dict) or not isinstance(batch.get("video"), Tensor):
-            return batch  # a collate_fn or sample_transform made something else of the samples
         training = self.trainer is None or self.trainer.training
         transform = self.device_transform if training else self.val_device_transform
-        video = batch["video"]
-        if isinstance(transform, nn.Module):
-            transform = transform.to(video.device)
-        if self.per_batch or "clip_id" not in batch:
-            return {**batch, "video": transform(video)}
-        loader = self._current_loader()
-        done = []
-        for frames, clip_id, is_pad in zip(video, batch["clip_id"].tolist(), batch["is_pad"].tolist(), strict=True):
-            # Outside training every pass is the same, however often a sanity check came before.
-            seed = loader.dataset.sample_seed(clip_id, loader.epoch if training else 0, is_pad)
-            with seeded(seed + 1, video.device):  # not the draws of the worker's transform again
-                done.append(transform(frames))
-        return {**batch, "video": torch.stack(done)}
+        return transform_on_device(batch, transform, self._current_loader(), training, self.per_batch)
 
     def _current_loader(self) -> VideoLoader:
         trainer = self.trainer

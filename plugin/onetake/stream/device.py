@@ -1,0 +1,43 @@
+"""What is done with the uint8 video once it is on the device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+from onetake.stream.loader import VideoLoader
+from onetake.stream.randomness import seeded
+
+__all__ = ["to_float", "transform_on_device"]
+
+to_float = v2.ToDtype(torch.float32, scale=True)
+
+
+def transform_on_device(batch: Any, transform: Any, loader: VideoLoader, training: bool, per_batch: bool) -> Any:
+    """A batch whose video is what ``transform`` makes of it; anything but a dict with a video is left as it is.
+
+    Args:
+        batch: on the device.
+        transform: called with each sample's video, [T, C, H, W], under the sample's own seed; or, with
+            ``per_batch``, once with all of them, [B, T, C, H, W].
+        loader: the loader that gave the batch.
+        training: outside training the draws are the same in every pass.
+        per_batch: whether to call it once.
+    """
+    if not isinstance(batch, dict) or not isinstance(batch.get("video"), Tensor):
+        return batch  # a collate_fn or sample_transform made something else of the samples
+    video = batch["video"]
+    if isinstance(transform, nn.Module):
+        transform = transform.to(video.device)
+    if per_batch or "clip_id" not in batch:
+        return {**batch, "video": transform(video)}
+    done = []
+    epoch = loader.epoch if training else 0
+    for frames, clip_id, is_pad in zip(video, batch["clip_id"].tolist(), batch["is_pad"].tolist(), strict=True):
+        seed = loader.dataset.sample_seed(clip_id, epoch, is_pad)
+        with seeded(seed + 1, video.device):  # not the draws of the worker's transform again
+            done.append(transform(frames))
+    return {**batch, "video": torch.stack(done)}
