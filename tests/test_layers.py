@@ -25,8 +25,8 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "decode": ({"core"}, {"numpy", "av", "pyarrow"}),
     "stream": ({"core", "decode"}, {"numpy", "av", "pyarrow", "torch", "torchvision", "streaming", "filelock"}),
 }
-for adapter in ("lightning", "composer"):
-    LAYERS[adapter] = ({"stream", *LAYERS["stream"][0]}, {adapter, *LAYERS["stream"][1]})
+for adapter, configs in (("lightning", {"hydra", "omegaconf"}), ("composer", {"omegaconf", "torchmetrics"})):
+    LAYERS[adapter] = ({"stream", *LAYERS["stream"][0]}, {adapter, *configs, *LAYERS["stream"][1]})
 LAYERS["cli"] = (
     set(LAYERS),
     {"click", "rich", "matplotlib", "hydra", "omegaconf", "torchmetrics"}.union(

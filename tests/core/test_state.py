@@ -54,7 +54,7 @@ def with_(value, *path):
 @law
 @given(cursors)
 def test_cursors_come_back_as_they_were(lanes):
-    packed = pack_cursors(lanes)
+    packed = pack_cursors(lanes, [0.04] * len(lanes))
     assert unpack_cursors(packed) == lanes
     assert unpack_cursors(json.loads(json.dumps(packed))) == lanes
     assert len(set(packed["video_ids"])) == len(packed["video_ids"])
@@ -74,8 +74,8 @@ LANES = [
 def test_a_lane_costs_at_most_16_bytes_and_each_video_its_name_once(lanes, protocol):
     ids = {at[0] for at in lanes if at}
     names = len(pickle.dumps(sorted(ids), protocol))
-    envelope = len(pickle.dumps(pack_cursors([]), protocol))
-    assert len(pickle.dumps(pack_cursors(lanes), protocol)) <= 16 * len(lanes) + names + envelope
+    envelope = len(pickle.dumps(pack_cursors([], []), protocol))
+    assert len(pickle.dumps(pack_cursors(lanes, [0.04] * len(lanes)), protocol)) <= 16 * len(lanes) + names + envelope
 
 
 def test_a_good_state_is_read():

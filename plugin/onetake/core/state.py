@@ -4,8 +4,9 @@
     onetake:
         version   1
         order     all that the order is a function of, and (slots, phases)
-        cursors   per lane, the video and the frame at which it goes on: {"video_ids": [...], "lanes":
-                  [[number in video_ids, start_frame], ...]}, [-1, 0] for a lane that is at its end
+        cursors   per lane, the video and the frame at which it goes on: {"video_ids": [...], "frame_seconds":
+                  [mean duration of a frame of each, ...], "lanes": [[number in video_ids, start_frame], ...]},
+                  [-1, 0] for a lane that is at its end
 
 Plain containers only: checkpoints are loaded with ``weights_only=True``.
 """
@@ -25,11 +26,18 @@ STATE_VERSION = 1
 Cursor = tuple[str, int] | None
 
 
-def pack_cursors(cursors: Sequence[Cursor]) -> dict[str, Any]:
-    """Cursors as they are saved: distinct video IDs once, two small numbers a lane."""
+def pack_cursors(cursors: Sequence[Cursor], frame_seconds: Sequence[float]) -> dict[str, Any]:
+    """Cursors as they are saved: distinct video IDs once, two small numbers a lane.
+
+    Args:
+        cursors: per lane.
+        frame_seconds: per lane, the mean duration of a frame of its video: a checkpoint tells the time without the
+            index.
+    """
     ids: dict[str, int] = {}
     lanes = [[-1, 0] if at is None else [ids.setdefault(at[0], len(ids)), at[1]] for at in cursors]
-    return {"video_ids": list(ids), "lanes": lanes}
+    seconds = {at[0]: duration for at, duration in zip(cursors, frame_seconds, strict=True) if at is not None}
+    return {"video_ids": list(ids), "frame_seconds": [seconds[video_id] for video_id in ids], "lanes": lanes}
 
 
 def unpack_cursors(packed: Mapping[str, Any]) -> list[Cursor]:

@@ -274,6 +274,7 @@ class VideoDataset(HostDataset):
         if not num_batches(max(self.num_clips - sample, 0), self.global_batch_size, self.drop_last):
             epoch, sample = epoch + 1, 0
         world = self.rank_world
+        places = self._next_places(epoch, sample)
         return {
             "epoch": epoch,
             "sample_in_epoch": sample,
@@ -283,7 +284,10 @@ class VideoDataset(HostDataset):
             "onetake": {
                 "version": STATE_VERSION,
                 "order": self._order_key(),
-                "cursors": pack_cursors(self.cursors(epoch, sample)),
+                "cursors": pack_cursors(
+                    [place and (place.video_id, place.start_frame) for place in places],
+                    [place.video.seconds / place.video.num_frames if place else 0.0 for place in places],
+                ),
             },
         }
 
@@ -335,11 +339,12 @@ class VideoDataset(HostDataset):
 
     def cursors(self, epoch: int, sample: int) -> list[Cursor]:
         """Per lane, the video ID and frame at which it goes on after ``sample`` samples; None at its end."""
-        cursors: list[Cursor] = []
-        for clip in self.epoch_order(epoch).next_clips(sample).tolist():
-            place = None if clip < 0 else self._place(clip)[1]
-            cursors.append(None if place is None else (place.video_id, place.start_frame))
-        return cursors
+        places = self._next_places(epoch, sample)
+        return [place and (place.video_id, place.start_frame) for place in places]
+
+    def _next_places(self, epoch: int, sample: int) -> list[ClipPlace | None]:
+        clips = self.epoch_order(epoch).next_clips(sample).tolist()
+        return [None if clip < 0 else self._place(clip)[1] for clip in clips]
 
     # Samples.
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onetake.core.clips import ClipSpec
+from onetake.core.index import Video
 from onetake.decode.decoder import ClipDecoder, Counters
 from onetake.decode.scale import converter
 from onetake.stream.shard import VideoShard
@@ -40,9 +41,13 @@ class ClipPlace:
         return self.spec.start_frame(first + self.clip_in_segment)
 
     @property
-    def video_id(self) -> str:
+    def video(self) -> Video:
         index = self.stream.index
-        return index.videos[index.video[self.shard.segment]].video_id
+        return index.videos[index.video[self.shard.segment]]
+
+    @property
+    def video_id(self) -> str:
+        return self.video.video_id
 
     def frames_from_here(self) -> set[int]:
         """Every frame that this clip and the later ones of the segment hold."""
