@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onetake.core.errors import OnetakeError, ResumeError
-from onetake.core.state import STATE_VERSION, check_order, pack_cursors, read_state, unpack_cursors
+from onetake.core.state import STATE_VERSION, check_order, cursor_seconds, pack_cursors, read_state, unpack_cursors
 
 law = settings(deadline=None, max_examples=150)
 
@@ -58,6 +58,14 @@ def test_cursors_come_back_as_they_were(lanes):
     assert unpack_cursors(packed) == lanes
     assert unpack_cursors(json.loads(json.dumps(packed))) == lanes
     assert len(set(packed["video_ids"])) == len(packed["video_ids"])
+
+
+def test_cursors_tell_the_time_of_every_lane():
+    packed = pack_cursors([("b", 50), None, ("a", 30), ("b", 100), ("c", 7)], [0.04, 0.0, 1 / 30, 0.04, 0.04])
+    assert cursor_seconds(packed) == pytest.approx([2.0, None, 1.0, 4.0, 0.28])
+    assert packed["frame_seconds"] == [[1 / 30, 1], [0.04, 2]]
+    with pytest.raises(ResumeError, match="damaged"):
+        cursor_seconds({**packed, "frame_seconds": []})
 
 
 LANES = [

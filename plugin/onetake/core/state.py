@@ -5,8 +5,8 @@
         version   1
         order     all that the order is a function of, and (slots, phases)
         cursors   per lane, the video and the frame at which it goes on: {"video_ids": [...], "frame_seconds":
-                  [mean duration of a frame of each, ...], "lanes": [[number in video_ids, start_frame], ...]},
-                  [-1, 0] for a lane that is at its end
+                  [[mean duration of a frame, of how many of the videos that follow one another], ...],
+                  "lanes": [[number in video_ids, start_frame], ...]}, [-1, 0] for a lane that is at its end
 
 Plain containers only: checkpoints are loaded with ``weights_only=True``.
 """
@@ -14,11 +14,12 @@ Plain containers only: checkpoints are loaded with ``weights_only=True``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from onetake.core.errors import ResumeError
 
-__all__ = ["STATE_VERSION", "Cursor", "check_order", "pack_cursors", "read_state", "unpack_cursors"]
+__all__ = ["STATE_VERSION", "Cursor", "check_order", "cursor_seconds", "pack_cursors", "read_state", "unpack_cursors"]
 
 STATE_VERSION = 1
 
@@ -34,10 +35,14 @@ def pack_cursors(cursors: Sequence[Cursor], frame_seconds: Sequence[float]) -> d
         frame_seconds: per lane, the mean duration of a frame of its video: a checkpoint tells the time without the
             index.
     """
-    ids: dict[str, int] = {}
-    lanes = [[-1, 0] if at is None else [ids.setdefault(at[0], len(ids)), at[1]] for at in cursors]
     seconds = {at[0]: duration for at, duration in zip(cursors, frame_seconds, strict=True) if at is not None}
-    return {"video_ids": list(ids), "frame_seconds": [seconds[video_id] for video_id in ids], "lanes": lanes}
+    ids = sorted(seconds, key=seconds.__getitem__)  # few durations are different: each is stored once
+    numbers = {video_id: number for number, video_id in enumerate(ids)}
+    return {
+        "video_ids": ids,
+        "frame_seconds": [[duration, len(list(same))] for duration, same in groupby(seconds[name] for name in ids)],
+        "lanes": [[-1, 0] if at is None else [numbers[at[0]], at[1]] for at in cursors],
+    }
 
 
 def unpack_cursors(packed: Mapping[str, Any]) -> list[Cursor]:
@@ -49,6 +54,20 @@ def unpack_cursors(packed: Mapping[str, Any]) -> list[Cursor]:
     try:
         ids = packed["video_ids"]
         return [None if video < 0 else (str(ids[video]), int(frame)) for video, frame in packed["lanes"]]
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise ResumeError(f"the state's cursors are damaged ({error!r}); load another checkpoint") from None
+
+
+def cursor_seconds(packed: Mapping[str, Any]) -> list[float | None]:
+    """Per lane, where in its video it goes on, in seconds from the video's start: exact where the frame rate is
+    constant. None at a lane's end.
+
+    Raises:
+        ResumeError: ``packed`` is not what ``pack_cursors`` gives.
+    """
+    try:
+        seconds = [float(duration) for duration, count in packed["frame_seconds"] for _ in range(count)]
+        return [None if video < 0 else frame * seconds[video] for video, frame in packed["lanes"]]
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise ResumeError(f"the state's cursors are damaged ({error!r}); load another checkpoint") from None
 
