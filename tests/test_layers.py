@@ -23,7 +23,10 @@ PACKAGE = SOURCE / "onetake"
 LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "core": (set(), {"numpy"}),
     "decode": ({"core"}, {"numpy", "av", "pyarrow"}),
-    "stream": ({"core", "decode"}, {"numpy", "av", "pyarrow", "torch", "torchvision", "streaming", "filelock"}),
+    "stream": (
+        {"core", "decode"},
+        {"numpy", "av", "pyarrow", "torch", "torchvision", "streaming", "filelock", "psutil"},
+    ),
 }
 for adapter, configs in (("lightning", {"hydra", "omegaconf"}), ("composer", {"omegaconf", "torchmetrics"})):
     LAYERS[adapter] = ({"stream", *LAYERS["stream"][0]}, {adapter, *configs, *LAYERS["stream"][1]})

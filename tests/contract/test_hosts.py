@@ -12,7 +12,7 @@ from streaming.base import dataset as streaming_dataset
 from streaming.base.shared import prefix
 
 from onetake.lightning import compat as lightning_compat
-from onetake.stream.compat import HostDataset, HostLoader
+from onetake.stream.compat import HostDataset, HostLoader, _DeepIterator
 from onetake.stream.shard import VideoShard
 from onetake.stream.stream import VideoStream
 from tests.helpers import make_loader
@@ -23,7 +23,9 @@ OVERRIDES = [
     (HostDataset, "prepare_shard"),
     (HostDataset, "_prepare_thread"),
     (HostDataset, "_ready_thread"),
+    (HostDataset, "_each_sample_id"),
     (HostLoader, "_get_batch_size"),
+    (HostLoader, "_get_iterator"),
     (VideoStream, "apply_default"),
     (VideoStream, "get_shards"),
     (VideoStream, "get_index_size"),
@@ -47,7 +49,37 @@ def test_every_override_is_called_by_the_host(numbered, tmp_path, monkeypatch, o
     loader = make_loader(numbered, remote=numbered, local=tmp_path, cache_limit="1gb")
     for _ in loader:
         pass
-    assert {"streaming", "concurrent"} & set(called), set(called)  # threads start in concurrent.futures
+    assert {"streaming", "concurrent", "torch"} & set(called), set(called)  # threads start in concurrent.futures
+
+
+@pytest.mark.parametrize("name", ["_reset", "_try_put_index"])
+def test_every_override_of_the_iterator_over_workers_is_called_by_torch(numbered, monkeypatch, name):
+    original = getattr(_DeepIterator, name)
+    called = []
+
+    def spy(*args, **kwargs):
+        called.append(inspect.currentframe().f_back.f_globals["__name__"].partition(".")[0])
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(_DeepIterator, name, spy)
+    for _ in make_loader(numbered, 2):
+        pass
+    assert "torch" in called
+
+
+def test_torch_copies_the_depth_once_and_asserts_that_it_never_falls():
+    """Why _DeepIterator is needed: the loader's attribute alone does nothing, and the iterator's can't be lowered."""
+    source = inspect.getsource(_DeepIterator.__mro__[1])
+    assert source.count("loader.prefetch_factor") == 1
+    assert "assert self._tasks_outstanding < max_tasks" in source
+    for name in ("_task_info", "_workers_status", "_send_idx", "_num_workers"):
+        assert f"self.{name}" in source
+
+
+def test_the_host_reads_predownload_at_every_turn():
+    for thread in (streaming.StreamingDataset._prepare_thread, streaming.StreamingDataset._ready_thread):
+        body = inspect.getsource(thread)
+        assert body.index("while True") < body.index("if self.predownload < samples_ahead")
 
 
 def test_eviction_goes_through_our_shard(numbered, tmp_path):

@@ -13,13 +13,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from onetake.core import order
+from onetake.core.draw import Runs
 from onetake.core.errors import SpecError
 from onetake.core.order import (
     EpochOrder,
     Lanes,
     default_lanes,
     num_batches,
-    segment_order,
     worker_batches,
 )
 
@@ -30,13 +30,20 @@ lanes_of_any_size = st.builds(
 )  # N < L among them
 
 
+def runs(segments, counts) -> Runs:
+    """The whole of each of the ``segments``, which have ``counts`` clips."""
+    segments, counts = np.array(segments, np.int64), np.array(counts, np.int64)
+    first = np.cumsum(counts) - counts
+    return Runs(segments, first[segments], counts[segments], np.zeros(len(segments), np.int64))
+
+
 @st.composite
 def epochs(draw, smallest=1):
     """Orders over shuffled segments, some of them empty, in lanes that need not divide anything."""
     counts = np.array(draw(st.lists(st.integers(0, 12), min_size=1, max_size=20)), np.int64)
     segments = np.array(draw(st.permutations(range(len(counts)))), np.int64)
     counts[0] += max(smallest - counts.sum(), 0)
-    return EpochOrder(segments, counts, draw(st.integers(1, 8)), draw(st.integers(1, 4)))
+    return EpochOrder(runs(segments, counts), draw(st.integers(1, 8)), draw(st.integers(1, 4)))
 
 
 class Sample(NamedTuple):
@@ -119,7 +126,7 @@ def test_clips_read_counts_what_has_been_read(lanes, sample):
 
 def test_the_table_in_the_docstring_is_what_the_code_gives():
     rows = table_rows()
-    epoch = EpochOrder(np.array([0]), np.array([20]), slots=4, phases=2)
+    epoch = EpochOrder(runs([0], [20]), slots=4, phases=2)
     starts = epoch.lanes.starts().tolist()
     reads = [list(range(*stretch)) for stretch in pairwise(starts)]
     assert rows.pop("lane (slot, phase)") == [f"{lane} ({lane // 2},{lane % 2})" for lane in range(8)]
@@ -196,7 +203,7 @@ def worlds(draw):
 @given(worlds(), st.integers(1, 150), st.integers(0, 150))
 def test_where_batches_and_workers_divide_the_lanes_each_stays_in_one_place(world, total, start):
     slots, phases, ranks, per_rank, workers = world
-    epoch = EpochOrder(np.array([0]), np.array([total]), slots, phases)
+    epoch = EpochOrder(runs([0], [total]), slots, phases)
     size = ranks * per_rank
     assume(start < total)
     place = {}
@@ -235,96 +242,19 @@ def test_next_clips_is_what_each_lane_reads_next(epoch, data):
 
 def test_an_epoch_without_clips_has_no_next_one():
     for segments, counts in (([], []), ([0, 1], [0, 0])):
-        epoch = EpochOrder(np.array(segments, np.int64), np.array(counts, np.int64), 2, 2)
+        epoch = EpochOrder(runs(segments, counts), 2, 2)
         assert len(epoch) == 0
         assert epoch.next_clips(0).tolist() == [-1] * 4
         assert batches(epoch, 4) == []
 
 
 def test_one_lane_without_shuffling_is_plain_order():
-    counts = np.array([3, 0, 4, 2])
-    plain = segment_order(np.array([0, 0, 1, 2]), False, "segment", 17, 5)
-    assert shown(EpochOrder(plain, counts, 1, 1), 4) == list(range(9))
+    assert shown(EpochOrder(runs([0, 1, 2, 3], [3, 0, 4, 2]), 1, 1), 4) == list(range(9))
 
 
 def test_only_segments_that_are_drawn_are_read():
-    epoch = EpochOrder(np.array([3, 1]), np.array([3, 2, 4, 2]), 1, 1)
+    epoch = EpochOrder(runs([3, 1], [3, 2, 4, 2]), 1, 1)
     assert shown(epoch, 1) == [9, 10, 3, 4]
-
-
-# Segments
-
-
-@st.composite
-def videos_of_segments(draw):
-    lengths = draw(st.lists(st.integers(1, 6), min_size=1, max_size=12))
-    return np.repeat(np.arange(len(lengths)), lengths)
-
-
-@law
-@given(videos_of_segments(), st.sampled_from(["segment", "video", "shard"]), st.integers(0, 2**64), st.integers(0, 99))
-def test_segment_order_is_a_permutation(videos, shuffle_by, seed, epoch):
-    found = segment_order(videos, True, shuffle_by, seed, epoch)
-    assert sorted(found.tolist()) == list(range(len(videos)))
-    assert found.dtype == np.int64
-    assert found.tolist() == segment_order(videos, True, shuffle_by, seed, epoch).tolist()
-
-
-@law
-@given(videos_of_segments(), st.integers(0, 1000), st.integers(0, 99))
-def test_by_video_each_video_is_drained_before_the_next(videos, seed, epoch):
-    found = segment_order(videos, True, "video", seed, epoch)
-    stretches = np.split(found, np.flatnonzero(np.diff(videos[found])) + 1)
-    assert len(stretches) == videos.max() + 1
-    for stretch in stretches:
-        assert stretch.tolist() == np.flatnonzero(videos == videos[stretch[0]]).tolist()
-
-
-@pytest.mark.parametrize("shuffle_by", ["segment", "video", "shard"])
-def test_without_shuffling_the_order_is_that_of_the_index(shuffle_by):
-    videos = np.array([0, 0, 1, 2, 2, 2])
-    assert segment_order(videos, False, shuffle_by, 17, 3).tolist() == [0, 1, 2, 3, 4, 5]
-    assert segment_order(np.array([], np.int64), True, shuffle_by, 17, 3).tolist() == []
-
-
-@pytest.mark.parametrize("shuffle_by", ["segment", "video", "shard"])
-def test_seed_and_epoch_tell_and_nothing_repeats(shuffle_by):
-    videos = np.repeat(np.arange(30), 2)
-    found = {
-        tuple(segment_order(videos, True, shuffle_by, seed, epoch).tolist()) for seed in range(8) for epoch in range(8)
-    }
-    assert len(found) == 64
-
-
-def test_each_segment_comes_first_about_as_often():
-    firsts = [segment_order(np.arange(10), True, "segment", seed, 0)[0] for seed in range(2000)]
-    counts = np.bincount(firsts, minlength=10)
-    assert counts.min() > 140
-    assert counts.max() < 260
-
-
-PINNED = [
-    # shuffle_by, seed, epoch: the order of ten segments in five videos, the same in every version for ever
-    ("segment", 17, 0, [0, 1, 7, 2, 4, 5, 6, 8, 3, 9]),
-    ("segment", 17, 1, [1, 8, 0, 7, 9, 3, 4, 6, 5, 2]),
-    ("segment", 2**63 + 5, 40, [6, 1, 2, 3, 8, 0, 5, 7, 9, 4]),
-    ("shard", 17, 0, [0, 1, 7, 2, 4, 5, 6, 8, 3, 9]),
-    ("video", 17, 0, [0, 1, 2, 3, 4, 5, 8, 9, 6, 7]),
-    ("video", 18, 0, [2, 3, 4, 5, 0, 1, 6, 7, 8, 9]),
-]
-
-
-@pytest.mark.parametrize("shuffle_by, seed, epoch, expected", PINNED)
-def test_the_permutation_never_changes_between_versions(shuffle_by, seed, epoch, expected):
-    assert segment_order(np.repeat(np.arange(5), 2), True, shuffle_by, seed, epoch).tolist() == expected
-
-
-@pytest.mark.parametrize("shuffle_by", ["frame", "", None])
-@pytest.mark.parametrize("shuffle", [True, False])
-def test_an_unknown_group_is_refused(shuffle, shuffle_by):
-    message = f"shuffle_by={shuffle_by!r}: must be one of segment, video, shard"
-    with pytest.raises(SpecError, match=re.escape(message)):
-        segment_order(np.arange(3), shuffle, shuffle_by, 17, 0)
 
 
 # Counts

@@ -84,10 +84,15 @@ def test_stats_add_up_over_workers_and_count_waits(numbered):
         for _ in loader:
             pass
     one, other = alone.stats(), together.stats()
-    waits = {"wait_seconds", "longest_wait_seconds"}
-    assert {k: v for k, v in one.items() if k not in waits} == {k: v for k, v in other.items() if k not in waits}
+    assert {k: v for k, v in one.items() if "seconds" not in k} == {
+        k: v for k, v in other.items() if "seconds" not in k
+    }
     assert one["batches"] == len(alone)
-    assert 0 < one["longest_wait_seconds"] <= one["wait_seconds"]
+    for stats in (one, other):
+        assert 0 < stats["longest_wait_seconds"] <= stats["wait_seconds"]
+        assert 0 < stats["first_wait_seconds"] < stats["wait_seconds"]
+        assert stats["decode_seconds"] > 0
+        assert stats["transform_seconds"] == 0
     assert one["bytes_read"] > 0
 
 

@@ -212,7 +212,6 @@ REFUSED = [
     ({"shuffle_algo": "py1e"}, "use shuffle_by="),
     ({"num_canonical_nodes": 2}, "use num_canonical_lanes="),
     ({"sampling_granularity": 2}, "whole segments"),
-    ({"epoch_size": 10}, "every epoch holds each clip once"),
 ]
 
 

@@ -1,6 +1,7 @@
 """The canonical order: which clip is read when, on which lane, by which rank and worker.
 
-An epoch's clips, shuffled in groups that keep their inner order, form one sequence ``seq`` of N clips. It is cut
+An epoch's clips, drawn and shuffled in runs that keep their inner order (``core.draw``), form one sequence ``seq`` of
+N clips. It is cut
 into L = slots * phases *lanes*: lane j = slot * phases + phase reads one contiguous run of ``seq`` front to back.
 Sample k of the epoch is the clip on
 
@@ -32,76 +33,24 @@ from math import gcd
 import numpy as np
 from numpy.typing import NDArray
 
+from onetake.core.draw import Runs
 from onetake.core.errors import SpecError
 
 __all__ = [
     "MAX_LEAD_IN",
-    "SHUFFLE_GROUPS",
     "Batch",
     "EpochOrder",
     "Lanes",
     "default_lanes",
     "num_batches",
-    "segment_order",
     "worker_batches",
 ]
 
 Int64Array = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
-SHUFFLE_GROUPS = ("segment", "video", "shard")
 MAX_PHASES = 8
 MAX_LEAD_IN = 0.02
-
-
-def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """SplitMix64's finaliser (Steele, Lea, Flood 2014): a fixed bijection, unlike numpy's generators, whose
-    streams may change between versions."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
-
-
-def _permutation(count: int, seed: int, epoch: int) -> Int64Array:
-    """A permutation of ``range(count)``, a pure function of its arguments."""
-    gamma = np.uint64(0x9E3779B97F4A7C15)
-    with np.errstate(over="ignore"):
-        state = np.array([seed & 0xFFFFFFFFFFFFFFFF, epoch], np.uint64)
-        key = _mix(_mix(state[:1] + gamma) + (state[1:] + np.uint64(1)) * gamma)
-        draws = _mix(key + np.arange(1, count + 1, dtype=np.uint64) * gamma)
-    return np.argsort(draws, kind="stable").astype(np.int64)
-
-
-def segment_order(videos: Int64Array, shuffle: bool, shuffle_by: str, seed: int, epoch: int) -> Int64Array:
-    """The order in which an epoch goes through its segments.
-
-    Args:
-        videos: int64 [S], the video of each segment; segments of one video stand together, in time order.
-        shuffle: False gives the order of the index.
-        shuffle_by: "segment" shuffles segments ("shard" is the same where a shard is a segment); "video"
-            shuffles whole videos, each read from its start to its end.
-        seed: the shuffle seed.
-        epoch: the epoch, from 0.
-
-    Returns:
-        int64 [S], segment numbers.
-
-    Raises:
-        SpecError: ``shuffle_by`` is not one of SHUFFLE_GROUPS.
-    """
-    if shuffle_by not in SHUFFLE_GROUPS:
-        raise SpecError(f"shuffle_by={shuffle_by!r}: must be one of {', '.join(SHUFFLE_GROUPS)}")
-    count = len(videos)
-    if not shuffle:
-        return np.arange(count, dtype=np.int64)
-    if shuffle_by != "video":
-        return _permutation(count, seed, epoch)
-    starts = np.flatnonzero(np.diff(videos, prepend=-1))
-    lengths = np.diff(starts, append=count)
-    picked = _permutation(len(starts), seed, epoch)
-    lengths = lengths[picked]
-    first_out = np.cumsum(lengths) - lengths
-    return np.repeat(starts[picked] - first_out, lengths) + np.arange(count, dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,44 +102,48 @@ class Batch:
     Attributes:
         clip_id: int64, global clip IDs.
         lane: int64, the lane that reads each clip.
+        occurrence: int64, how often the epoch draws the clip before this time.
         is_pad: bool, True where a clip is repeated to fill the epoch's last batch.
     """
 
     clip_id: Int64Array
     lane: Int64Array
+    occurrence: Int64Array
     is_pad: BoolArray
 
     def part(self, rank: int, num_ranks: int) -> Batch:
         """Rank ``rank``'s equal share of a global batch."""
         size = len(self.clip_id) // num_ranks
         part = slice(rank * size, (rank + 1) * size)
-        return Batch(self.clip_id[part], self.lane[part], self.is_pad[part])
+        return Batch(self.clip_id[part], self.lane[part], self.occurrence[part], self.is_pad[part])
 
 
 class EpochOrder:
     """One epoch's samples, in canonical order.
 
     Args:
-        segments: int64 [S], the epoch's segments in the order of ``seq`` (see segment_order).
-        clips_per_segment: int64, the number of clips of every segment of the data, by segment number.
+        runs: what the epoch reads, in the order of ``seq`` (see ``core.draw``).
         slots: B0.
         phases: P.
     """
 
-    def __init__(self, segments: Int64Array, clips_per_segment: Int64Array, slots: int, phases: int) -> None:
-        counts = clips_per_segment[segments]
-        self._seq_stop = np.cumsum(counts)
-        first_id = np.cumsum(clips_per_segment) - clips_per_segment
-        self._id_shift = first_id[segments] - (self._seq_stop - counts)
-        self.lanes = Lanes(int(self._seq_stop[-1]) if len(segments) else 0, slots, phases)
+    def __init__(self, runs: Runs, slots: int, phases: int) -> None:
+        self._seq_stop = np.cumsum(runs.num_clips)
+        self._id_shift = runs.first_clip - (self._seq_stop - runs.num_clips)
+        self._occurrence = runs.occurrence
+        self.lanes = Lanes(int(self._seq_stop[-1]) if len(runs) else 0, slots, phases)
         self._starts = self.lanes.starts()
 
     def __len__(self) -> int:
         return self.lanes.num_clips
 
+    def _run(self, seq: Int64Array) -> Int64Array:
+        """The run that each place of the sequence is in."""
+        return np.searchsorted(self._seq_stop, seq, side="right").astype(np.int64)
+
     def clip_ids(self, seq: Int64Array) -> Int64Array:
         """The clips at places ``seq`` of the sequence."""
-        shifts: Int64Array = self._id_shift[np.searchsorted(self._seq_stop, seq, side="right")]
+        shifts: Int64Array = self._id_shift[self._run(seq)]
         return seq + shifts
 
     def samples(self, start: int, stop: int) -> Batch:
@@ -207,7 +160,8 @@ class EpochOrder:
         lane, position = self.lanes.locate(samples)
         by_lane = np.lexsort((is_pad, position, lane))
         lane, position = lane[by_lane], position[by_lane]
-        return Batch(self.clip_ids(self._starts[lane] + position), lane, is_pad[by_lane])
+        seq = self._starts[lane] + position
+        return Batch(self.clip_ids(seq), lane, self._occurrence[self._run(seq)], is_pad[by_lane])
 
     def next_clips(self, sample: int) -> Int64Array:
         """int64 [L]: the clip that each lane reads next after ``sample`` samples; -1 for a finished lane."""

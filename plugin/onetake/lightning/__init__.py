@@ -5,5 +5,6 @@ from onetake.core.names import require
 require("lightning", "lightning", "onetake.lightning")
 
 from onetake.lightning.datamodule import VideoDataModule  # noqa: E402
+from onetake.lightning.tuning import AdaptivePrefetch  # noqa: E402
 
-__all__ = ["VideoDataModule"]
+__all__ = ["AdaptivePrefetch", "VideoDataModule"]

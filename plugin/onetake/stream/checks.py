@@ -5,13 +5,22 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Sequence
 
-from streaming.base.util import bytes_to_int
+import numpy as np
+from streaming.base.util import bytes_to_int, number_abbrev_to_int
 
 from onetake.core.errors import CacheError, SpecError
 from onetake.core.order import MAX_LEAD_IN, default_lanes
 from onetake.stream.stream import VideoStream
 
-__all__ = ["check_cache_limit", "check_choice", "check_count", "check_open_segments", "choose_lanes", "refuse_replaced"]
+__all__ = [
+    "check_cache_limit",
+    "check_choice",
+    "check_count",
+    "check_open_segments",
+    "choose_lanes",
+    "refuse_replaced",
+    "weigh_streams",
+]
 
 _REPLACED = {
     "num_canonical_nodes": "lanes make the order independent of nodes: use num_canonical_lanes=",
@@ -19,7 +28,6 @@ _REPLACED = {
     "shuffle_block_size": "whole segments are shuffled, so that none is decoded twice: use shuffle_by=",
     "partition_algo": "lanes partition the epoch: use num_canonical_lanes=",
     "sampling_granularity": "clips are drawn by whole segments",
-    "epoch_size": "every epoch holds each clip once",
     "batching_method": "batches take clips from all lanes, whatever their stream",
 }
 
@@ -60,6 +68,24 @@ def check_cache_limit(limit: int | str, streams: Sequence[VideoStream]) -> int:
     return count
 
 
+def weigh_streams(streams: Sequence[VideoStream], epoch_size: int | str | None, seed: int) -> None:
+    """Settle how many clips an epoch takes of each stream, as the host will; SpecError if that can't be done."""
+    if all(0 in stream.weights.values() for stream in streams):
+        raise SpecError("an epoch takes no clip of any stream: raise proportion=, repeat= or choose=")
+    try:
+        size = number_abbrev_to_int(epoch_size) if epoch_size else None
+        clips = np.array([stream.num_clips for stream in streams], np.int64)
+        VideoStream.apply_weights(streams, clips, size, seed)
+    except ValueError as error:
+        weights = ", ".join(str(stream.weights or "none") for stream in streams)
+        raise SpecError(
+            f"weights of the streams ({weights}) and epoch_size={epoch_size!r} do not go together: {error}"
+        ) from None
+    for stream in streams:
+        stream.num_chosen = int(stream.choose)
+        stream.forget_weights()
+
+
 def choose_lanes(
     streams: Sequence[VideoStream], global_batch: int, num_lanes: int | None, warn: bool
 ) -> tuple[int, int]:
@@ -69,7 +95,7 @@ def choose_lanes(
         assert stream.clips is not None
         frames += int(stream.index.num_frames[stream.segments].sum())
         keyframes += int(stream.index.num_keyframes[stream.segments].sum())
-        spanned += int(stream.layout.num_clips.sum()) * min(stream.clips.extent, stream.clips.hop_frames)
+        spanned += stream.num_chosen * min(stream.clips.extent, stream.clips.hop_frames)
     lead_in = frames / keyframes / 2
     lanes = default_lanes(global_batch, num_lanes, lead_in, spanned)
     waste = lanes[0] * lanes[1] * lead_in / spanned

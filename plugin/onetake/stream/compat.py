@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from time import time_ns
+from time import perf_counter_ns, time_ns
 from traceback import clear_frames
 from typing import Any
+from weakref import ReferenceType, ref
 
 import torch
 from filelock import FileLock
 from streaming import StreamingDataLoader, StreamingDataset
 from streaming.base.dataset import _Iterator, _ShardState
 from streaming.base.world import World
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from onetake.core.errors import OnetakeError
+from onetake.stream.checks import check_count
 
 __all__ = ["HostDataset", "HostLoader", "SharedFlag", "World"]
 
@@ -53,10 +57,58 @@ class SharedFlag:
         return int(self._value[0])
 
 
+class _DeepIterator(_MultiProcessingDataLoaderIter):
+    """torch's iterator over workers, whose depth can be changed while it runs.
+
+    The host puts one task whenever a batch arrives, and asserts that the depth was never lowered.
+    """
+
+    def _reset(self, loader: Any, first_iter: bool = False) -> None:
+        self._prefetch_factor = loader.prefetch_factor  # with persistent workers it may be another by now
+        super()._reset(loader, first_iter)
+
+    def set_depth(self, prefetch_factor: int) -> None:
+        """Batches in flight per worker from now on."""
+        self._prefetch_factor = prefetch_factor
+        sent = -1
+        while sent < self._send_idx:  # until there is no room, or no worker that has anything left
+            sent = self._send_idx
+            self._try_put_index()
+
+    def _try_put_index(self) -> None:
+        # Workers that have reached their end leave tasks behind that never come back. Counted as in flight, they
+        # would keep the others from getting any, and end the epoch early.
+        in_flight = sum(len(task) == 2 or self._workers_status[task[0]] for task in self._task_info.values())
+        depth = self._prefetch_factor
+        if in_flight >= depth * self._num_workers:
+            return
+        self._prefetch_factor = sys.maxsize  # for the host's assertion
+        try:
+            super()._try_put_index()
+        finally:
+            self._prefetch_factor = depth
+
+
 class HostLoader(StreamingDataLoader):
-    """StreamingDataLoader that takes batches of any form, and whose constructor may fail."""
+    """StreamingDataLoader that takes batches of any form, whose constructor may fail, and whose ``prefetch_factor``
+    can be set while it is iterated."""
 
     _iterator = None  # the host's destructor looks for it
+    _running: ReferenceType[_DeepIterator] | None = None
+
+    def _get_iterator(self) -> Any:
+        if self.num_workers == 0:
+            return super()._get_iterator()
+        self.check_worker_number_rationality()  # as the host does
+        iterator = _DeepIterator(self)
+        self._running = ref(iterator)
+        return iterator
+
+    def deepen(self, prefetch_factor: int) -> None:
+        """Batches in flight per worker in the running iteration, if there is one."""
+        iterator = self._running and self._running()
+        if iterator is not None:
+            iterator.set_depth(prefetch_factor)
 
     def _get_batch_size(self, batch: Any) -> int:
         return 0  # the host counts samples by the length of a batch's first value; we count batches
@@ -90,7 +142,22 @@ class HostDataset(StreamingDataset):
         """The error to raise where another worker failed to fetch shard ``shard_id``."""
         raise NotImplementedError
 
+    def waited_for_shard(self, nanoseconds: int) -> None:
+        """Told in a worker, for every sample, how long its shard was not there yet."""
+
     # What they may use.
+
+    @property
+    def predownload(self) -> int:
+        """Samples per worker whose shards are fetched ahead; may be set while workers run."""
+        return int(self._predownload[0])
+
+    @predownload.setter
+    def predownload(self, value: int) -> None:
+        if "_predownload" not in self.__dict__:
+            self._predownload = torch.zeros(1, dtype=torch.int64).share_memory_()
+        check_count("predownload", value)
+        self._predownload[0] = value
 
     @property
     def rank_world(self) -> World:
@@ -168,6 +235,16 @@ class HostDataset(StreamingDataset):
 
     def _ready_thread(self, it: _Iterator) -> None:
         self._until_failure(super()._ready_thread, it)
+
+    def _each_sample_id(self, it: _Iterator) -> Iterator[int]:
+        sample_ids = super()._each_sample_id(it)
+        while True:
+            asked = perf_counter_ns()
+            sample_id = next(sample_ids, None)
+            if sample_id is None:
+                return
+            self.waited_for_shard(perf_counter_ns() - asked)
+            yield sample_id
 
     def _until_failure(self, run: Any, it: _Iterator) -> None:
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from os import PathLike
@@ -15,11 +14,9 @@ from numpy.typing import NDArray
 from torch.utils.data import get_worker_info
 
 from onetake.core.clips import ClipSpec
-from onetake.core.errors import CacheError, OnetakeError, ResumeError, SourceError, SpecError
-from onetake.core.order import SHUFFLE_GROUPS, EpochOrder, num_batches, segment_order
+from onetake.core.draw import SHUFFLE_GROUPS
+from onetake.core.errors import CacheError, OnetakeError, SourceError, SpecError
 from onetake.core.seeds import sample_seed
-from onetake.core.state import STATE_VERSION, Cursor, check_order, pack_cursors, read_state
-from onetake.decode.decoder import Count, Counters
 from onetake.decode.scale import FrameSize, check_frame_size
 from onetake.stream.checks import (
     check_cache_limit,
@@ -28,12 +25,15 @@ from onetake.stream.checks import (
     check_open_segments,
     choose_lanes,
     refuse_replaced,
+    weigh_streams,
 )
-from onetake.stream.compat import HostDataset, World
+from onetake.stream.compat import World
+from onetake.stream.counters import Count, Counters, Spent, spending
+from onetake.stream.ordered import OrderedDataset
 from onetake.stream.randomness import seeded
 from onetake.stream.reader import ClipPlace, LaneReader
 from onetake.stream.stream import VideoStream
-from onetake.stream.work import ClipRef, WorkerClips, WorkerFailure
+from onetake.stream.work import ClipRef, WorkerFailure
 
 __all__ = ["VideoDataset"]
 
@@ -42,12 +42,13 @@ Sample = dict[str, Any]
 _ATTEMPTS = 8  # to fetch a segment that keeps being evicted before it is read
 
 
-class VideoDataset(HostDataset):
+class VideoDataset(OrderedDataset):
     """Clips of long videos: each video is decoded once, front to back, while batches mix many of them.
 
     A sample is a dict: "video" uint8 [T, C, H, W] (or as ``layout`` says; what ``transform`` returns, if given),
     "video_id" str, "start_frame" int, "frame_index" int64 [T], "pts_seconds" float64 [T], "clip_id" int (the
-    clip's number in this dataset), "valid" bool, "is_pad" bool (True: repeated to fill the epoch's last batch).
+    clip's number in this dataset), "valid" bool, "is_pad" bool (True: repeated to fill the epoch's last batch); and
+    "occurrence" int (how often the epoch had the clip before), where a stream's weight repeats clips.
 
     Iterate it through ``VideoLoader``. ``dataset[i]`` gives clip i, at the cost of a seek.
 
@@ -123,6 +124,7 @@ class VideoDataset(HostDataset):
             stream.open(world, number, clips, check_frame_size(frame_size), split)
         if len({stream.local for stream in streams}) < len(streams):
             raise SpecError("two of the streams= have the same remote=, local= and clips=: leave one out")
+        weigh_streams(streams, kwargs.get("epoch_size"), shuffle_seed)
         global_batch = batch_size * world.num_ranks // (kwargs.get("replication") or 1)
         lanes = choose_lanes(streams, global_batch, num_canonical_lanes, warn=world.is_leader)
         predownload = 8 * batch_size if predownload is None else predownload
@@ -137,7 +139,6 @@ class VideoDataset(HostDataset):
         self.drop_last = drop_last
         self.resume = resume
         self._reader: LaneReader | None = None
-        self._begun = self._iterated = False
         host = dict(
             streams=streams,
             batch_size=batch_size,
@@ -148,9 +149,7 @@ class VideoDataset(HostDataset):
             **kwargs,
         )
         self._init_host(host)
-        self._clips_per_segment = np.asarray(self.samples_per_shard, np.int64)
-        # (epoch, first sample, slots, phases, 1 once a loader drives the dataset); workers of any start method see it.
-        self._point = torch.tensor([0, 0, *lanes, 0], dtype=torch.int64).share_memory_()
+        self._init_order(lanes)
 
     def _init_host(self, arguments: dict[str, Any]) -> None:
         """streaming takes a cache for in use until the workers of a job that was killed have noticed."""
@@ -174,90 +173,14 @@ class VideoDataset(HostDataset):
                 stream.forget_weights()
             time.sleep(0.5)
 
-    # Size and order.
-
-    @property
-    def global_batch_size(self) -> int:
-        """Samples that all ranks together get in a step."""
-        assert isinstance(self.batch_size, int)
-        return self.batch_size * self.rank_world.num_ranks
-
-    @property
-    def num_clips(self) -> int:
-        """Clips in an epoch, repeats not counted."""
-        return int(self._clips_per_segment.sum())
-
-    @property
-    def num_batches(self) -> int:
-        """Batches in an epoch, the same for every rank."""
-        return num_batches(self.num_clips, self.global_batch_size, self.drop_last)
-
-    @property
-    def lanes(self) -> tuple[int, int]:
-        """(slots, phases): their product is the number of canonical lanes."""
-        return int(self._point[2]), int(self._point[3])
-
-    def __len__(self) -> int:
-        """Samples per rank in an epoch, repeats included."""
-        assert isinstance(self.batch_size, int)
-        return self.num_batches * self.batch_size
-
-    def epoch_order(self, epoch: int) -> EpochOrder:
-        """The order of one epoch; see ``core.order``."""
-        videos = []
-        first = 0
-        for stream in self.streams:
-            videos.append(stream.index.video[stream.segments] + first)
-            first += len(stream.index.videos)
-        seed = self.shuffle_seed
-        segments = segment_order(np.concatenate(videos), self.shuffle, self.shuffle_by, seed, epoch)
-        return EpochOrder(segments, self._clips_per_segment, *self.lanes)
-
-    # Epochs and resume.
-
-    def begin_epoch(self) -> tuple[int, int]:
-        """Settle (epoch, first sample) of the iteration that is about to start; loaders call it."""
-        if self._iterated:
-            self._point[0] += 1
-            self._point[1] = 0
-        self._iterated = self._begun = True
-        self._point[4] = 1
-        self.clear_failure()
-        return int(self._point[0]), int(self._point[1])
-
-    def resume_point(self, presumed_epoch: int) -> tuple[int, int]:
-        epoch, sample, _, _, driven = self._point.tolist()
-        if driven or presumed_epoch == epoch:
-            return epoch, sample
-        return presumed_epoch, 0
-
-    def epoch_work(self, epoch: int, sample_in_epoch: int, world: World) -> Sequence[int]:
-        self._epoch = epoch
-        if self._reader is not None and not self._reader.inherited:
-            self._reader.close_all()
-        assert isinstance(self.batch_size, int)
-        order = self.epoch_order(epoch)
-        return WorkerClips(order, sample_in_epoch, self.batch_size, self.drop_last, world)
-
-    def lanes_advice(self, num_workers: int) -> str | None:
-        """What is wrong with the number of lanes for this world and ``num_workers``, in words; None if nothing is."""
-        slots, phases = self.lanes
-        workers = max(num_workers, 1)
-        stride = self.global_batch_size * workers
-        if slots * phases == 1 or slots * phases % stride == 0:
-            return None
-        near = max(1, round(slots * phases / stride)) * stride
-        return (
-            f"global batch {self.global_batch_size} x {workers} workers does not divide the {slots * phases} canonical "
-            f"lanes: the samples stay the same, but lanes wander between workers and stretches are decoded again; "
-            f"num_canonical_lanes={near} fits (for a new run)"
-        )
+    # Iterating.
 
     def __iter__(self) -> Iterator[Sample]:
         if get_worker_info() is None:
             if not self._begun:
                 self.begin_epoch()
             self._begun = False
+        self._close_reader()  # an abandoned iteration's
         try:
             yield from super().__iter__()
         except OnetakeError as error:
@@ -265,92 +188,18 @@ class VideoDataset(HostDataset):
                 raise
             yield WorkerFailure(error)  # torch would turn it into its own text; the loader raises it as it is
         finally:
-            if self._reader is not None and not self._reader.inherited:
-                self._reader.close_all()
+            self._close_reader()
 
-    def state_at(self, epoch: int, sample: int) -> dict[str, Any]:
-        """The state from which training goes on after ``sample`` trained samples of ``epoch``, counted over all
-        ranks. Plain containers only. A finished epoch is saved as the start of the next."""
-        if not num_batches(max(self.num_clips - sample, 0), self.global_batch_size, self.drop_last):
-            epoch, sample = epoch + 1, 0
-        world = self.rank_world
-        places = self._next_places(epoch, sample)
-        return {
-            "epoch": epoch,
-            "sample_in_epoch": sample,
-            "num_canonical_nodes": self.num_canonical_nodes or world.num_nodes,
-            "shuffle_seed": self.shuffle_seed,
-            "initial_physical_nodes": self.initial_physical_nodes or world.num_nodes,
-            "onetake": {
-                "version": STATE_VERSION,
-                "order": self._order_key(),
-                "cursors": pack_cursors(
-                    [place and (place.video_id, place.start_frame) for place in places],
-                    [place.video.seconds / place.video.num_frames if place else 0.0 for place in places],
-                ),
-            },
-        }
+    def _lane_reader(self) -> LaneReader:
+        if self._reader is None or self._reader.inherited:
+            self._reader = LaneReader(self._own_counters())
+        return self._reader
 
-    def state_dict(self, num_samples: int, from_beginning: bool) -> dict[str, Any]:
-        """See StreamingDataset.state_dict; ``num_samples`` counts trained samples over all ranks."""
-        epoch, first = int(self._point[0]), int(self._point[1])
-        if not self._iterated:
-            return self.state_at(epoch, first)
-        return self.state_at(epoch, num_samples if from_beginning else first + num_samples)
-
-    def load_state_dict(self, obj: dict[str, Any]) -> None:
-        """Go on from a saved state, with any number of ranks and workers, and any batch size.
-
-        Raises:
-            ResumeError: the state is none of ours, or (with ``resume="strict"``) its order is not this dataset's.
-        """
-        epoch, sample, order, cursors = read_state(obj)
-        slots, phases = int(order.get("slots", 0)), int(order.get("phases", 0))
-        if slots < 1 or phases < 1 or epoch < 0 or sample < 0:
-            raise ResumeError("the state's numbers are damaged; load another checkpoint")
-        kept = self._point.clone()
-        self._point[:4] = torch.tensor([epoch, sample, slots, phases])
-        changes = check_order(order, self._order_key())
-        if not changes and cursors != self.cursors(epoch, sample):
-            changes = ["the videos and frames at which lanes go on are not the same"]
-        if changes and self.resume == "strict":
-            self._point.copy_(kept)
-            raise ResumeError(
-                "the state does not fit this dataset: " + "; ".join(changes) + ". Restore the settings, or pass "
-                'resume="continue" to go on at the same sample of the new order'
-            )
-        if changes:
-            warnings.warn("resuming in another order than was saved: " + "; ".join(changes), stacklevel=2)
-            self._point[1] = min(sample, self.num_batches * self.global_batch_size)
-        self._iterated = self._begun = False
-
-    def _order_key(self) -> dict[str, Any]:
-        slots, phases = self.lanes
-        return {
-            "generations": [stream.index.generation for stream in self.streams],
-            "clips": [stream.clips.to_dict() for stream in self.streams],
-            "num_clips": self.num_clips,
-            "shuffle": self.shuffle,
-            "shuffle_by": self.shuffle_by,
-            "shuffle_seed": self.shuffle_seed,
-            "slots": slots,
-            "phases": phases,
-        }
-
-    def cursors(self, epoch: int, sample: int) -> list[Cursor]:
-        """Per lane, the video ID and frame at which it goes on after ``sample`` samples; None at its end."""
-        places = self._next_places(epoch, sample)
-        return [place and (place.video_id, place.start_frame) for place in places]
-
-    def _next_places(self, epoch: int, sample: int) -> list[ClipPlace | None]:
-        clips = self.epoch_order(epoch).next_clips(sample).tolist()
-        return [None if clip < 0 else self._place(clip)[1] for clip in clips]
+    def _close_reader(self) -> None:
+        if self._reader is not None and not self._reader.inherited:
+            self._reader.close_all()
 
     # Samples.
-
-    def _place(self, clip_id: int) -> tuple[int, ClipPlace]:
-        shard_id, number = self.spanner[clip_id]
-        return shard_id, ClipPlace(self.streams[self.stream_per_shard[shard_id]], self.shards[shard_id], number)
 
     def get_item(self, sample_id: int, retry: int = _ATTEMPTS) -> Sample:
         """Sample number ``sample_id`` of the dataset, fetching its segment if need be.
@@ -358,11 +207,9 @@ class VideoDataset(HostDataset):
         Raises:
             DecodeError, SourceError: the clip's frames can't be had; names the video and the remedy.
         """
-        if self._reader is None or self._reader.inherited:
-            self._reader = LaneReader(self._own_counters())
-        lane = sample_id.lane if isinstance(sample_id, ClipRef) else None
-        is_pad = isinstance(sample_id, ClipRef) and sample_id.is_pad
-        shard_id, place = self._place(int(sample_id))
+        reader = self._lane_reader()
+        ref = sample_id if isinstance(sample_id, ClipRef) else ClipRef(sample_id)
+        shard_id, place = self._place(ref)
         video: list[torch.Tensor] = []
 
         def allocate(height: int, width: int) -> NDArray[np.uint8]:
@@ -374,10 +221,12 @@ class VideoDataset(HostDataset):
 
         for _ in range(retry):
             try:
-                seconds = self._reader.read(place, lane, allocate)
+                with spending(reader.counters, Spent.DECODE):
+                    seconds = reader.read(place, ref.lane, allocate)
                 break
             except FileNotFoundError:
-                self.prepare_shard(shard_id)
+                with spending(reader.counters, Spent.DOWNLOAD):
+                    self.prepare_shard(shard_id)
         else:
             raise SourceError(
                 f"the segment of video {place.video_id!r} is evicted faster than it can be read: raise cache_limit="
@@ -389,16 +238,19 @@ class VideoDataset(HostDataset):
             "start_frame": place.start_frame,
             "frame_index": torch.from_numpy(place.spec.frame_index(place.start_frame)),
             "pts_seconds": torch.from_numpy(seconds),
-            "clip_id": int(sample_id),
+            "clip_id": int(ref),
             "valid": True,
-            "is_pad": is_pad,
+            "is_pad": ref.is_pad,
         }
-        return self._transformed(sample, place)
-
-    def _transformed(self, sample: Sample, place: ClipPlace) -> Sample:
+        if self.repeats:
+            sample["occurrence"] = ref.occurrence
         if self.transform is None and self.sample_transform is None:
             return sample
-        seed = self.sample_seed(sample["clip_id"], getattr(self, "_epoch", 0), sample["is_pad"])
+        with spending(reader.counters, Spent.TRANSFORM):
+            return self._transformed(sample)
+
+    def _transformed(self, sample: Sample) -> Sample:
+        seed = self.sample_seed(sample["clip_id"], self._epoch, sample.get("occurrence", 0), sample["is_pad"])
         if self.transform is not None:
             with seeded(seed):
                 sample["video"] = self.transform(sample["video"])
@@ -406,17 +258,18 @@ class VideoDataset(HostDataset):
             sample = self.sample_transform(sample, torch.Generator().manual_seed(seed))
         return sample
 
-    def sample_seed(self, clip_id: int, epoch: int, is_pad: bool = False) -> int:
+    def sample_seed(self, clip_id: int, epoch: int, occurrence: int = 0, is_pad: bool = False) -> int:
         """The seed of a sample's random transforms; see ``core.seeds``."""
         place = self._place(clip_id)[1]
-        return sample_seed(self.shuffle_seed, epoch, place.stream.name, place.video_id, place.start_frame, int(is_pad))
+        times = 2 * occurrence + int(is_pad)
+        return sample_seed(self.shuffle_seed, epoch, place.stream.name, place.video_id, place.start_frame, times)
 
     # Counting.
 
     def share_counters(self, num_workers: int) -> torch.Tensor:
-        """Counters that all workers write and this process reads: int64 [workers, number of Counts]."""
+        """Counters that all workers write and this process reads: int64 [workers, Counts and Spents]."""
         self._reader = None  # it counts elsewhere
-        self._counters_of_workers = torch.zeros((max(num_workers, 1), len(Count)), dtype=torch.int64)
+        self._counters_of_workers = torch.zeros((max(num_workers, 1), len(Count) + len(Spent)), dtype=torch.int64)
         return self._counters_of_workers.share_memory_()
 
     def _own_counters(self) -> Counters:
@@ -425,6 +278,9 @@ class VideoDataset(HostDataset):
             shared = self.share_counters(1)
         worker = get_worker_info()
         return shared[worker.id if worker and worker.id < len(shared) else 0].numpy()
+
+    def waited_for_shard(self, nanoseconds: int) -> None:
+        self._lane_reader().counters[Spent.DOWNLOAD] += nanoseconds
 
     def failure(self, shard_id: int) -> Exception:
         place = ClipPlace(self.streams[self.stream_per_shard[shard_id]], self.shards[shard_id], 0)

@@ -32,12 +32,14 @@ def transform_on_device(batch: Any, transform: Any, loader: VideoLoader, trainin
     video = batch["video"]
     if isinstance(transform, nn.Module):
         transform = transform.to(video.device)
-    if per_batch or "clip_id" not in batch:
+    if per_batch or not batch.keys() >= {"clip_id", "is_pad"}:
         return {**batch, "video": transform(video)}
     done = []
     epoch = loader.epoch if training else 0
-    for frames, clip_id, is_pad in zip(video, batch["clip_id"].tolist(), batch["is_pad"].tolist(), strict=True):
-        seed = loader.dataset.sample_seed(clip_id, epoch, is_pad)
+    occurrences = batch["occurrence"].tolist() if "occurrence" in batch else [0] * len(video)
+    rows = zip(video, batch["clip_id"].tolist(), occurrences, batch["is_pad"].tolist(), strict=True)
+    for frames, clip_id, occurrence, is_pad in rows:
+        seed = loader.dataset.sample_seed(clip_id, epoch, occurrence, is_pad)
         with seeded(seed + 1, video.device):  # not the draws of the worker's transform again
             done.append(transform(frames))
     return {**batch, "video": torch.stack(done)}

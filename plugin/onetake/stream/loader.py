@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
-from time import perf_counter
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch.utils.data import default_collate
 
 from onetake.core.errors import SpecError
-from onetake.decode.decoder import Count
+from onetake.stream.checks import check_count
 from onetake.stream.compat import HostLoader
+from onetake.stream.counters import Count, Spent
 from onetake.stream.dataset import VideoDataset
+from onetake.stream.stalls import StallClock
 from onetake.stream.work import WorkerFailure
 
 __all__ = ["VideoLoader"]
@@ -45,6 +47,7 @@ class VideoLoader(HostLoader):
     """
 
     dataset: VideoDataset
+    _prefetch_factor: int | None
 
     def __init__(self, dataset: VideoDataset, num_workers: int = 0, **kwargs: Any) -> None:
         if not isinstance(dataset, VideoDataset):
@@ -58,8 +61,9 @@ class VideoLoader(HostLoader):
         collate = _Collate(kwargs.pop("collate_fn", None) or default_collate)
         super().__init__(dataset, batch_size=dataset.batch_size, num_workers=num_workers, collate_fn=collate, **kwargs)
         self._worker_counters = dataset.share_counters(num_workers)
-        self._wait_seconds = 0.0
-        self._longest_wait = 0.0
+        self.clock = StallClock()
+        self.batch_bytes = 0  # of the tensors of a batch
+        self._iterations = 0
         self._batches_delivered = 0
         self._epoch, self._first_sample = 0, 0
         self._batches_in_epoch = 0
@@ -77,21 +81,46 @@ class VideoLoader(HostLoader):
             warnings.warn(advice, stacklevel=2)
             self._advised = True
         self._started = True
-        batches = super().__iter__()
+        self._iterations += 1
+        iteration = self._iterations
+        self.clock.begin()
+        try:
+            yield from self._timed(super().__iter__())
+        finally:
+            if iteration == self._iterations:
+                self.dataset.end_epoch()
+
+    def _timed(self, batches: Iterator[Any]) -> Iterator[Any]:
         while True:
-            asked = perf_counter()
+            self.clock.asked()
             try:
                 batch = next(batches)
             except StopIteration:
                 return
             if isinstance(batch, WorkerFailure):
                 raise batch.error
-            waited = perf_counter() - asked
-            self._wait_seconds += waited
-            self._longest_wait = max(self._longest_wait, waited)
+            self.clock.got()
+            if not self._batches_in_epoch:
+                self.batch_bytes = _num_bytes(batch)
             self._batches_delivered += 1
             self._batches_in_epoch += 1
             yield batch
+
+    @property
+    def prefetch_factor(self) -> int | None:
+        """Batches in flight per worker; None without workers. May be set while it is iterated: the order stays,
+        and no batch is lost."""
+        return self._prefetch_factor
+
+    @prefetch_factor.setter
+    def prefetch_factor(self, value: int | None) -> None:
+        if "_worker_counters" in self.__dict__:  # else the host's constructor sets it
+            if not self.num_workers:
+                raise SpecError(f"prefetch_factor={value!r}: there are no workers to prefetch with; give num_workers=")
+            check_count("prefetch_factor", value)
+            assert value is not None
+            self.deepen(value)
+        self._prefetch_factor = value
 
     @property
     def started(self) -> bool:
@@ -127,14 +156,32 @@ class VideoLoader(HostLoader):
         self._started = False
 
     def stats(self) -> dict[str, float]:
-        """Sums since the loader was made, over its workers: ``wait_seconds`` (the time spent in ``next``),
-        ``longest_wait_seconds``, ``batches``, and a counter for each of ``decode.decoder.Count`` in lower case:
-        opens, seeks, packets_fed, frames_decoded, frames_converted, frames_delivered, clips_delivered,
-        bytes_read. Workers decode ahead, so their counters may be some batches in front."""
+        """Sums since the loader was made.
+
+        Of the training loop: ``batches``, and ``wait_seconds``, the time spent in ``next`` (on a GPU, only while that
+        was idle); ``longest_wait_seconds``; ``first_wait_seconds``, what of it was waited for the first batch of an
+        iteration, while workers start.
+
+        Of the workers, which may be some batches in front: ``download_seconds`` (waited for bytes),
+        ``decode_seconds``, ``transform_seconds``, and a counter for each of ``decode.decoder.Count`` in lower case:
+        opens, seeks, packets_fed, frames_decoded, frames_converted, frames_delivered, clips_delivered, bytes_read.
+        """
         totals = self._worker_counters.sum(0).tolist()
+        self.clock.settle()
         return {
-            "wait_seconds": self._wait_seconds,
-            "longest_wait_seconds": self._longest_wait,
+            "wait_seconds": self.clock.stall_seconds,
+            "longest_wait_seconds": self.clock.longest_seconds,
+            "first_wait_seconds": self.clock.first_seconds,
             "batches": self._batches_delivered,
+            **{f"{spent.name.lower()}_seconds": totals[spent] / 1e9 for spent in Spent},
             **{count.name.lower(): totals[count] for count in Count},
         }
+
+
+def _num_bytes(batch: Any) -> int:
+    """What the tensors of a batch weigh, however they are nested."""
+    if isinstance(batch, torch.Tensor):
+        return batch.nbytes
+    if isinstance(batch, Mapping):
+        return sum(map(_num_bytes, batch.values()))
+    return sum(map(_num_bytes, batch)) if isinstance(batch, (list, tuple)) else 0

@@ -50,6 +50,9 @@ class VideoStream(Stream):
         clips: which clips. None: the dataset's.
         frame_size: (height, width), scaled to cover and centre-cropped; an int, the short side; None, native.
             Left out: the dataset's.
+        proportion: the stream's share of an epoch, relative to the other streams'; all of them have one, or none has.
+        repeat: how often an epoch goes through the stream; 0.5 takes half of it, in whole segments.
+        choose: clips that an epoch takes of the stream. At most one of these three; None of them: all clips, once.
         name: names the stream in seeds of random transforms. None: ``split``.
         download_retry: further attempts at a download that failed. None: the dataset's.
         download_timeout: seconds to wait for what another process downloads. None: the dataset's.
@@ -68,12 +71,16 @@ class VideoStream(Stream):
         index: str | PathLike[str] | None = None,
         clips: ClipSpec | None = None,
         frame_size: FrameSize | str = "dataset",
+        proportion: float | None = None,
+        repeat: float | None = None,
+        choose: int | None = None,
         name: str | None = None,
         download_retry: int | None = None,
         download_timeout: float | None = None,
     ) -> None:
         if remote is None and local is None:
             raise SpecError("VideoStream needs remote= (videos that are cached) or local= (videos read in place)")
+        self.weights = check_weights(proportion=proportion, repeat=repeat, choose=choose)
         self.in_place = remote is None
         self.videos_location = fspath(remote if remote is not None else local)  # type: ignore[arg-type]
         self._index_location = None if index is None else fspath(index)
@@ -90,6 +97,9 @@ class VideoStream(Stream):
         super().__init__(
             remote=None if self.in_place else self.videos_location,
             local=str(self._cache_root),
+            proportion=proportion,
+            repeat=repeat,
+            choose=choose,
             download_retry=download_retry,
             download_timeout=download_timeout,
         )
@@ -102,6 +112,14 @@ class VideoStream(Stream):
         """Undo what the host derived, so that it can be told again."""
         for name in ("proportion", "repeat", "choose"):
             self.__dict__.pop(name, None)
+        self.__dict__.update(self.weights)
+
+    num_chosen = 0  # clips that an epoch takes; the dataset settles it
+
+    @property
+    def num_clips(self) -> int:
+        """Clips that the stream has."""
+        return int(self.layout.num_clips.sum())
 
     def open(self, world: World, number: int, clips: ClipSpec | None, frame_size: FrameSize, split: str | None) -> None:
         """Read the index and lay out the clips. The dataset calls it once, before anything else.
@@ -323,3 +341,16 @@ def _refuse_nested(cache: Path, remote: str) -> None:
             f"local={cache} and remote={videos} lie within one another: the cache deletes files, so give it a "
             "folder of its own; or leave out remote= to read the videos in place"
         )
+
+
+def check_weights(**weights: float | None) -> dict[str, float]:
+    """The one of ``weights`` that is given, if any; SpecError for several, or for one that is no weight."""
+    given = {name: weight for name, weight in weights.items() if weight is not None}
+    if len(given) > 1:
+        raise SpecError(f"VideoStream({', '.join(f'{n}={w!r}' for n, w in given.items())}): give one of them at most")
+    for name, weight in given.items():
+        kinds = int if name == "choose" else (int, float)
+        if isinstance(weight, bool) or not isinstance(weight, kinds) or not 0 <= weight < float("inf"):
+            what = "a whole number of clips" if name == "choose" else "a number"
+            raise SpecError(f"VideoStream({name}={weight!r}): must be {what}, not below 0")
+    return given

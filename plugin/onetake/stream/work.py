@@ -17,16 +17,18 @@ class ClipRef(int):
     """A sample ID that knows its lane, so that it survives streaming's threads as the integer they expect.
 
     Attributes:
-        lane: the lane that reads it.
+        lane: the lane that reads it; None for random access.
+        occurrence: how often the epoch draws the clip before this time.
         is_pad: whether it is a repeat that fills the last batch.
     """
 
-    lane: int
+    lane: int | None
+    occurrence: int
     is_pad: bool
 
-    def __new__(cls, clip_id: int, lane: int, is_pad: bool) -> ClipRef:
+    def __new__(cls, clip_id: int, lane: int | None = None, occurrence: int = 0, is_pad: bool = False) -> ClipRef:
         ref = super().__new__(cls, clip_id)
-        ref.lane, ref.is_pad = lane, is_pad
+        ref.lane, ref.occurrence, ref.is_pad = lane, occurrence, is_pad
         return ref
 
 
@@ -76,4 +78,6 @@ class WorkerClips(Sequence[ClipRef]):
             return [self[i] for i in range(*at.indices(len(self)))]
         batch, place = divmod(at, self._batch_size)
         share = self._share(self._batches[batch])
-        return ClipRef(int(share.clip_id[place]), int(share.lane[place]), bool(share.is_pad[place]))
+        return ClipRef(
+            int(share.clip_id[place]), int(share.lane[place]), int(share.occurrence[place]), bool(share.is_pad[place])
+        )

@@ -1,0 +1,51 @@
+"""Adaptive prefetching as a Lightning callback."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+
+from onetake.core.tuner import Bounds
+from onetake.stream.tuning import LoaderTuner
+
+__all__ = ["AdaptivePrefetch"]
+
+
+class AdaptivePrefetch(pl.Callback):
+    """Sets ``predownload`` and ``prefetch_factor`` of the training loader while it runs, by the stalls that it sees.
+
+    The clips and their order stay the same. Every change is said with its reason in the log (logger
+    "onetake.stream.tuning"), and after every window these go to the Trainer's loggers: ``data/stall_fraction`` (share of
+    the time that training waited), ``data/predownload``, ``data/prefetch_factor`` and ``data/bottleneck`` (0 none,
+    1 download, 2 decode, 3 uneven decode times). On several devices each tunes its own loader; the first one's is logged.
+
+    Args:
+        every: steps in a window.
+        bounds: how far the settings may go. None: half of the free memory, 80% of the free disk or ``cache_limit``.
+
+    Raises:
+        SpecError: at the start of training, where the training loader is no VideoLoader.
+    """
+
+    def __init__(self, every: int = 20, bounds: Bounds | None = None) -> None:
+        self._every = every
+        self._bounds = bounds
+        self._tuner: LoaderTuner | None = None
+
+    @property
+    def changes(self) -> list[tuple[int, str]]:
+        """(step of this fit, reason) of every change and advice so far."""
+        return self._tuner.changes if self._tuner else []
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._tuner = LoaderTuner(trainer.train_dataloader, self._every, self._bounds)  # type: ignore[arg-type]
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert self._tuner is not None
+        metrics = self._tuner.step()
+        if metrics:
+            for logger in trainer.loggers:
+                logger.log_metrics(metrics, step=trainer.global_step)

@@ -1,0 +1,218 @@
+"""What of a VideoDataset is order: which clip comes when, where an epoch stands, and the state that says so."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from onetake.core.draw import draw_runs, run_order
+from onetake.core.errors import ResumeError
+from onetake.core.order import EpochOrder, num_batches
+from onetake.core.state import STATE_VERSION, Cursor, check_order, pack_cursors, read_state
+from onetake.stream.compat import HostDataset, World
+from onetake.stream.reader import ClipPlace
+from onetake.stream.stream import VideoStream
+from onetake.stream.work import WorkerClips
+
+__all__ = ["OrderedDataset"]
+
+
+class OrderedDataset(HostDataset):
+    """A dataset of clips in canonical lane order (see ``core.order``), resumed at any sample."""
+
+    streams: Sequence[VideoStream]
+    shuffle_by: str
+    drop_last: bool
+    resume: str
+
+    def _init_order(self, lanes: tuple[int, int]) -> None:
+        self._begun = self._iterated = self._over = False
+        self._epoch = 0
+        self._clips_per_segment = np.asarray(self.samples_per_shard, np.int64)
+        videos, first = [], 0
+        for stream in self.streams:
+            videos.append(stream.index.video[stream.segments] + first)
+            first += len(stream.index.videos)
+        self._video_per_segment = np.concatenate(videos)
+        # (epoch, first sample, slots, phases, 1 once a loader drives the dataset); workers of any start method see it.
+        self._point = torch.tensor([0, 0, *lanes, 0], dtype=torch.int64).share_memory_()
+
+    # Size and order.
+
+    @property
+    def global_batch_size(self) -> int:
+        """Samples that all ranks together get in a step."""
+        assert isinstance(self.batch_size, int)
+        return self.batch_size * self.rank_world.num_ranks
+
+    @property
+    def num_clips(self) -> int:
+        """Clips in an epoch, repeats not counted."""
+        return int(self.epoch_size)
+
+    @property
+    def repeats(self) -> bool:
+        """Whether an epoch has clips of some stream more than once."""
+        return any(stream.num_chosen > stream.num_clips for stream in self.streams)
+
+    @property
+    def num_batches(self) -> int:
+        """Batches in an epoch, the same for every rank."""
+        return num_batches(self.num_clips, self.global_batch_size, self.drop_last)
+
+    @property
+    def lanes(self) -> tuple[int, int]:
+        """(slots, phases): their product is the number of canonical lanes."""
+        return int(self._point[2]), int(self._point[3])
+
+    def __len__(self) -> int:
+        """Samples per rank in an epoch, repeats included."""
+        assert isinstance(self.batch_size, int)
+        return self.num_batches * self.batch_size
+
+    def epoch_order(self, epoch: int) -> EpochOrder:
+        """The order of one epoch; see ``core.order``."""
+        runs = draw_runs(
+            self._clips_per_segment,
+            [len(stream.segments) for stream in self.streams],
+            [stream.num_chosen for stream in self.streams],
+            self.shuffle_seed,
+            epoch if self.sampling_method == "balanced" else 0,
+        )
+        videos = self._video_per_segment[runs.segment]
+        order = run_order(videos, self.shuffle, self.shuffle_by, self.shuffle_seed, epoch)
+        return EpochOrder(runs.take(order), *self.lanes)
+
+    # Epochs and resume.
+
+    def begin_epoch(self) -> tuple[int, int]:
+        """Settle (epoch, first sample) of the iteration that is about to start; loaders call it."""
+        if self._iterated:
+            self._point[0] += 1
+            self._point[1] = 0
+        self._iterated = self._begun = True
+        self._over = False
+        self._point[4] = 1
+        self.clear_failure()
+        return int(self._point[0]), int(self._point[1])
+
+    def end_epoch(self) -> None:
+        """Note that the iteration is over, at its end or before; loaders call it."""
+        self._over = True
+
+    def resume_point(self, presumed_epoch: int) -> tuple[int, int]:
+        epoch, sample, _, _, driven = self._point.tolist()
+        if driven or presumed_epoch == epoch:
+            return epoch, sample
+        return presumed_epoch, 0
+
+    def epoch_work(self, epoch: int, sample_in_epoch: int, world: World) -> Sequence[int]:
+        self._epoch = epoch
+        assert isinstance(self.batch_size, int)
+        return WorkerClips(self.epoch_order(epoch), sample_in_epoch, self.batch_size, self.drop_last, world)
+
+    def lanes_advice(self, num_workers: int) -> str | None:
+        """What is wrong with the number of lanes for this world and ``num_workers``, in words; None if nothing is."""
+        slots, phases = self.lanes
+        workers = max(num_workers, 1)
+        stride = self.global_batch_size * workers
+        if slots * phases == 1 or slots * phases % stride == 0:
+            return None
+        near = max(1, round(slots * phases / stride)) * stride
+        return (
+            f"global batch {self.global_batch_size} x {workers} workers does not divide the {slots * phases} canonical "
+            f"lanes: the samples stay the same, but lanes wander between workers and stretches are decoded again; "
+            f"num_canonical_lanes={near} fits (for a new run)"
+        )
+
+    def _place(self, clip_id: int) -> tuple[int, ClipPlace]:
+        shard_id, number = self.spanner[clip_id]
+        return shard_id, ClipPlace(self.streams[self.stream_per_shard[shard_id]], self.shards[shard_id], number)
+
+    def state_at(self, epoch: int, sample: int) -> dict[str, Any]:
+        """The state from which training goes on after ``sample`` trained samples of ``epoch``, counted over all
+        ranks. Plain containers only. A finished epoch is saved as the start of the next."""
+        if not num_batches(max(self.num_clips - sample, 0), self.global_batch_size, self.drop_last):
+            epoch, sample = epoch + 1, 0
+        world = self.rank_world
+        places = self._next_places(epoch, sample)
+        return {
+            "epoch": epoch,
+            "sample_in_epoch": sample,
+            "num_canonical_nodes": self.num_canonical_nodes or world.num_nodes,
+            "shuffle_seed": self.shuffle_seed,
+            "initial_physical_nodes": self.initial_physical_nodes or world.num_nodes,
+            "onetake": {
+                "version": STATE_VERSION,
+                "order": self._order_key(),
+                "cursors": pack_cursors(
+                    [place and (place.video_id, place.start_frame) for place in places],
+                    [place.video.seconds / place.video.num_frames if place else 0.0 for place in places],
+                ),
+            },
+        }
+
+    def state_dict(self, num_samples: int, from_beginning: bool) -> dict[str, Any]:
+        """See StreamingDataset.state_dict; ``num_samples`` counts trained samples over all ranks.
+
+        Composer asks for it with the samples of its own epoch, of which there are none when that has just ended.
+        """
+        epoch, first = int(self._point[0]), int(self._point[1])
+        if not self._iterated:
+            return self.state_at(epoch, first)
+        if from_beginning and num_samples == 0 and self._over:
+            return self.state_at(epoch + 1, 0)
+        return self.state_at(epoch, num_samples if from_beginning else first + num_samples)
+
+    def load_state_dict(self, obj: dict[str, Any]) -> None:
+        """Go on from a saved state, with any number of ranks and workers, and any batch size.
+
+        Raises:
+            ResumeError: the state is none of ours, or (with ``resume="strict"``) its order is not this dataset's.
+        """
+        epoch, sample, order, cursors = read_state(obj)
+        slots, phases = int(order.get("slots", 0)), int(order.get("phases", 0))
+        if slots < 1 or phases < 1 or epoch < 0 or sample < 0:
+            raise ResumeError("the state's numbers are damaged; load another checkpoint")
+        kept = self._point.clone()
+        self._point[:4] = torch.tensor([epoch, sample, slots, phases])
+        changes = check_order(order, self._order_key())
+        if not changes and cursors != self.cursors(epoch, sample):
+            changes = ["the videos and frames at which lanes go on are not the same"]
+        if changes and self.resume == "strict":
+            self._point.copy_(kept)
+            raise ResumeError(
+                "the state does not fit this dataset: " + "; ".join(changes) + ". Restore the settings, or pass "
+                'resume="continue" to go on at the same sample of the new order'
+            )
+        if changes:
+            warnings.warn("resuming in another order than was saved: " + "; ".join(changes), stacklevel=2)
+            self._point[1] = min(sample, self.num_batches * self.global_batch_size)
+        self._iterated = self._begun = False
+
+    def _order_key(self) -> dict[str, Any]:
+        slots, phases = self.lanes
+        return {
+            "generations": [stream.index.generation for stream in self.streams],
+            "clips": [stream.clips.to_dict() for stream in self.streams],
+            "num_clips": self.num_clips,
+            "choose": [stream.num_chosen for stream in self.streams],
+            "shuffle": self.shuffle,
+            "shuffle_by": self.shuffle_by,
+            "shuffle_seed": self.shuffle_seed,
+            "slots": slots,
+            "phases": phases,
+        }
+
+    def cursors(self, epoch: int, sample: int) -> list[Cursor]:
+        """Per lane, the video ID and frame at which it goes on after ``sample`` samples; None at its end."""
+        places = self._next_places(epoch, sample)
+        return [place and (place.video_id, place.start_frame) for place in places]
+
+    def _next_places(self, epoch: int, sample: int) -> list[ClipPlace | None]:
+        clips = self.epoch_order(epoch).next_clips(sample).tolist()
+        return [None if clip < 0 else self._place(clip)[1] for clip in clips]

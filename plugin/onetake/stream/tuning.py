@@ -1,0 +1,151 @@
+"""The tuner applied to a running loader: observes it, decides by ``core.tuner``, sets what was decided."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from statistics import median
+
+import psutil
+
+from onetake.core.errors import SpecError
+from onetake.core.tuner import BOTTLENECKS, Bounds, Decision, History, Observation, Settings, tune
+from onetake.stream.checks import check_count
+from onetake.stream.loader import VideoLoader
+
+__all__ = ["LoaderTuner"]
+
+logger = logging.getLogger(__name__)
+
+MAX_PREFETCH_FACTOR = 64
+_SHARED_MEMORY = Path("/dev/shm")  # through which workers hand over batches
+_MEMORY_SHARE = 0.5  # of what is free
+_DISK_SHARE = 0.8  # of what is free
+
+
+class LoaderTuner:
+    """Tunes ``predownload`` and ``prefetch_factor`` of one loader; every rank tunes its own.
+
+    Args:
+        loader: the training loader.
+        every: steps in a window.
+        bounds: how far the settings may go. None: as the machine has memory and disk (see ``bounds``).
+
+    Attributes:
+        changes: (step, reason) of every change and advice so far.
+
+    Raises:
+        SpecError: ``loader`` is no VideoLoader, or ``every`` is below 1.
+    """
+
+    def __init__(self, loader: VideoLoader, every: int = 20, bounds: Bounds | None = None) -> None:
+        if not isinstance(loader, VideoLoader):
+            raise SpecError(
+                f"AdaptivePrefetch tunes a VideoLoader, and training reads a {type(loader).__name__}: give the Trainer "
+                "a VideoDataModule, a video_data_spec, or a VideoLoader"
+            )
+        check_count("every", every)
+        self.changes: list[tuple[int, str]] = []
+        self._loader = loader
+        self._every = every
+        self._given_bounds = bounds
+        self._segment_bytes = max(
+            (shard.get_raw_size() for shard in loader.dataset.shards if not shard.in_place), default=0
+        )
+        self._history = History()
+        self._stats = loader.stats()
+        self._steps, self._window_stop = 0, every
+        loader.clock.steps.clear()
+
+    @property
+    def bounds(self) -> Bounds:
+        """How far the settings may go on this machine, once the loader has given a batch.
+
+        Half of the free shared memory (where that is less than the free memory) may be taken by batches in flight,
+        and the cache's limit, or 80% of the free disk, by segments fetched ahead; every rank of the node gets its part.
+        """
+        loader, dataset = self._loader, self._loader.dataset
+        world, workers = dataset.node_world, max(loader.num_workers, 1)
+        free = psutil.virtual_memory().available
+        if _SHARED_MEMORY.exists():
+            free = min(free, shutil.disk_usage(_SHARED_MEMORY).free)
+        more = int(_MEMORY_SHARE * free / world.ranks_per_node / max(loader.batch_bytes * workers, 1))
+        depth = min((loader.prefetch_factor or 0) + more, MAX_PREFETCH_FACTOR)
+        if not self._segment_bytes:
+            return Bounds(dataset.predownload, depth, dataset.predownload, downloads=False)
+        if dataset.cache_limit is None:
+            cached_at = next(stream.local for stream in dataset.streams if not stream.in_place)
+            room = _DISK_SHARE * shutil.disk_usage(cached_at).free + dataset.cache_usage
+        else:
+            room = float(dataset.cache_limit)
+        slots, phases = dataset.lanes
+        ahead = max(room / self._segment_bytes - slots * phases / world.num_nodes, 0.0)
+        clips_per_segment = dataset.num_samples / dataset.num_shards
+        return Bounds(
+            max_predownload=int(ahead / (world.ranks_per_node * workers) * clips_per_segment),
+            max_prefetch_factor=depth,
+            min_predownload=int(dataset.batch_size or 1),
+        )
+
+    @property
+    def loader(self) -> VideoLoader:
+        """The loader that is tuned."""
+        return self._loader
+
+    @property
+    def settings(self) -> Settings:
+        """As they are."""
+        return Settings(self._loader.dataset.predownload, self._loader.prefetch_factor)
+
+    def step(self) -> dict[str, float] | None:
+        """Call once for each batch that was trained on.
+
+        Returns:
+            At the end of a window, what to log: ``data/stall_fraction`` (0 to 1), ``data/predownload`` (samples),
+            ``data/prefetch_factor`` (batches; 0 without workers), ``data/bottleneck`` (its place in
+            core.tuner.BOTTLENECKS: 0 none, 1 download, 2 decode, 3 uneven). None otherwise.
+        """
+        self._steps += 1
+        if self._steps < self._window_stop:
+            return None
+        seen = self._observe()
+        if seen is None:
+            return None  # a GPU that is far behind: what it waited for is not known yet
+        self._window_stop = self._steps + self._every
+        decision = tune(self.settings, seen, self._given_bounds or self.bounds, self._history)
+        self._apply(decision)
+        return {
+            "data/stall_fraction": seen.stall_fraction,
+            "data/predownload": float(decision.settings.predownload),
+            "data/prefetch_factor": float(decision.settings.prefetch_factor or 0),
+            "data/bottleneck": float(BOTTLENECKS.index(decision.bottleneck)),
+        }
+
+    def _observe(self) -> Observation | None:
+        stats = self._loader.stats()
+        steps = list(self._loader.clock.steps)
+        if not steps:
+            return None
+        self._loader.clock.steps.clear()
+        before, self._stats = self._stats, stats
+        # The median, since the gap between two batches may hold a validation or a checkpoint.
+        busy = median(step.busy_seconds for step in steps) * len(steps)
+        stall = sum(step.stall_seconds for step in steps)
+        names = ("download_seconds", "decode_seconds", "transform_seconds")
+        spent = {name: stats[name] - before[name] for name in names}
+        if not self._segment_bytes:
+            spent["download_seconds"] = 0.0  # in place, it was the host's threads that were waited for
+        return Observation(busy + stall, stall, **spent, num_workers=self._loader.num_workers)
+
+    def _apply(self, decision: Decision) -> None:
+        before, after = self.settings, decision.settings
+        if after.predownload != before.predownload:
+            self._loader.dataset.predownload = after.predownload
+        if after.prefetch_factor != before.prefetch_factor:
+            self._loader.prefetch_factor = after.prefetch_factor
+        self._history = decision.history
+        if decision.reason:
+            self.changes.append((self._steps, decision.reason))
+            if self._loader.dataset.rank_world.is_leader:
+                logger.info("step %d: %s", self._steps, decision.reason)
