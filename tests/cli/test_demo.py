@@ -7,8 +7,11 @@ import torch
 from click.testing import CliRunner
 
 from onetake.cli.demo import demo_command
-from onetake.cli.demo_model import DriftClassifier
+from onetake.cli.demo_composer import DiaryCallback, write_recipe
+from onetake.cli.demo_model import DriftNetwork
 from onetake.cli.demo_report import Run, read_run, wanted_spans
+from onetake.cli.demo_settings import NETWORK, RunSettings
+from onetake.composer.recipe import check_recipe, load_recipe
 from onetake.core.errors import OnetakeError
 
 
@@ -52,23 +55,21 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
     assert (tmp_path / "mine.mp4").exists()
 
 
-def test_the_model_takes_both_layouts_and_both_types():
-    video = torch.randint(0, 256, (2, 8, 3, 48, 48), dtype=torch.uint8)
-    model = DriftClassifier().eval()
+def test_the_network_sees_motion_alone():
+    video = torch.rand(2, 3, 8, 48, 48)
+    model = DriftNetwork(4).eval()
     with torch.no_grad():
         logits = model(video)
         assert logits.shape == (2, 4)
-        assert torch.equal(model(video.transpose(1, 2)), logits)
-        torch.testing.assert_close(model(video.float() / 255), logits)
+        torch.testing.assert_close(model(video + torch.rand(2, 3, 1, 48, 48)), logits, rtol=1e-3, atol=1e-4)
 
 
-def test_padding_counts_for_nothing():
-    model = DriftClassifier().eval()
-    batch = {"video": torch.rand(3, 8, 3, 48, 48), "label": torch.tensor([0, 1, 2])}
-    model.log = model.log_dict = lambda *args, **kwargs: None
-    all_kept = {name: values[:2] for name, values in batch.items()} | {"is_pad": torch.tensor([False, False])}
-    padded = batch | {"is_pad": torch.tensor([False, False, True])}
-    torch.testing.assert_close(model.training_step(padded, 0), model.training_step(all_kept, 0))
-    nothing = model.training_step(batch | {"is_pad": torch.tensor([True, True, True])}, 0)
-    assert nothing == 0
-    assert nothing.requires_grad
+def test_the_recipe_is_the_shipped_one_with_the_demos_settings(tmp_path):
+    settings = RunSettings("videos", str(tmp_path), 3, checkpoint_every=40)
+    plan = check_recipe(load_recipe(write_recipe(settings, 120, tmp_path / "checkpoints")))
+    assert plan.trainer["max_duration"] == "120ba"
+    assert plan.trainer["autoresume"] is True
+    assert plan.train.arguments["batch_size"] == settings.batch_size
+    assert plan.train.arguments["local"] == "videos/train"
+    assert plan.model.arguments["network"] == NETWORK
+    assert [entry.target for entry in plan.callbacks][-1] is DiaryCallback

@@ -11,7 +11,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from onetake.core.errors import ResumeError
 from onetake.lightning import VideoDataModule
 from tests.helpers import SPEC
-from tests.lightning.training import EPOCHS, Recorder, fit, save_every
+from tests.lightning.training import Recorder, fit, fit_job, save_every
+from tests.resume_check import CASES, EPOCHS, check_resume
 
 
 @pytest.fixture(scope="module")
@@ -24,28 +25,12 @@ def whole(numbered, tmp_path_factory):
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("limits", [{}, {"max_steps": 10_000, "max_epochs": EPOCHS}], ids=["epochs", "steps"])
-@pytest.mark.parametrize("where", ["first batch", "mid-epoch", "last batch", "first of second", "second epoch"])
-def test_resumes_after_a_batch(numbered, tmp_path, whole, where, limits, workers):
-    per_epoch = len(whole) // EPOCHS
-    step = {
-        "first batch": 1,
-        "mid-epoch": 7,
-        "last batch": per_epoch,
-        "first of second": per_epoch + 1,
-        "second epoch": per_epoch + 9,
-    }[where]
-    fit(numbered, tmp_path, Recorder(), callbacks=[save_every(tmp_path, step)], workers=workers, max_steps=step)
-    seen = fit(numbered, tmp_path, Recorder(), tmp_path / f"step={step}.ckpt", workers=workers, **limits)
-    assert seen == whole[step:]
+@pytest.mark.parametrize("where", CASES)
+def test_goes_on_exactly(numbered, tmp_path, whole, where, limits, workers):
+    def run(root, jobs):
+        return [fit_job(numbered, root, job, **limits) for job in jobs]
 
-
-@pytest.mark.parametrize("limits", [{}, {"max_steps": 10_000, "max_epochs": EPOCHS}], ids=["epochs", "steps"])
-@pytest.mark.parametrize("epoch", [0, 1])
-def test_resumes_after_an_epoch(numbered, tmp_path, whole, epoch, limits):
-    save = ModelCheckpoint(tmp_path, filename="{epoch}", save_on_train_epoch_end=True, save_top_k=-1)
-    fit(numbered, tmp_path, Recorder(), callbacks=[save], **limits | {"max_epochs": epoch + 1})
-    seen = fit(numbered, tmp_path, Recorder(), tmp_path / f"epoch={epoch}.ckpt", **limits)
-    assert seen == whole[(epoch + 1) * len(whole) // EPOCHS :]
+    check_resume(run, tmp_path, whole, [(where, workers)])
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -13,8 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from onetake.lightning import VideoDataModule
 from tests.helpers import SPEC, record
-
-EPOCHS = 3
+from tests.resume_check import EPOCHS, Batches, Job, from_arguments, write_rank
 
 
 class Recorder(pl.LightningModule):
@@ -74,27 +73,28 @@ def save_every(root: Path, steps: int) -> ModelCheckpoint:
     return ModelCheckpoint(root, filename="{step}", every_n_train_steps=steps, save_top_k=-1)
 
 
-def main(folder: str, root: str, devices: str, workers: str, batch_size: str, steps: str, ckpt: str) -> None:
-    """Run ``fit`` with DDP, and write what each rank saw to ``rank<N>.json``."""
+def fit_job(folder: Path, root: Path, job: Job, **trainer: Any) -> Batches:
+    """Run a job, in this process."""
+    callbacks = []
+    if job.stop:
+        count, unit = int(job.stop[:-2]), job.stop[-2:]
+        every = {"every_n_train_steps": count} if unit == "ba" else {"every_n_epochs": count}
+        callbacks = [ModelCheckpoint(root, job.stop, save_top_k=-1, save_on_train_epoch_end=unit == "ep", **every)]
+        trainer["max_steps" if unit == "ba" else "max_epochs"] = count
+    if job.processes > 1:
+        trainer |= {"devices": job.processes, "strategy": "ddp"}
+    ckpt = root / job.resume if job.resume else None
+    return fit(folder, root, Recorder(), ckpt, callbacks, job.workers, job.batch_size, **trainer)
+
+
+def main() -> None:
+    """Run jobs as one of the ranks that Lightning or torch's launcher starts; see ``resume_check.to_arguments``."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    model = Recorder()
-    callbacks = [save_every(Path(root), int(steps))] if int(steps) > 0 else []
-    limits = {"max_steps": int(steps)} if int(steps) > 0 else {}
-    fit(
-        Path(folder),
-        Path(root),
-        model,
-        ckpt or None,
-        callbacks,
-        int(workers),
-        int(batch_size),
-        int(devices),
-        strategy="ddp",
-        **limits,
-    )
-    Path(root, f"rank{model.global_rank}.json").write_text(json.dumps(model.seen))
+    folder, root, jobs = from_arguments(*sys.argv[1:])
+    seen = [fit_job(folder, root, job) for job in jobs]
+    write_rank(root, torch.distributed.get_rank(), seen)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -5,14 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -20,14 +16,12 @@ from typing import Any
 import click
 
 from onetake.core.errors import OnetakeError
+from onetake.core.names import require
 
 VIDEO_SECONDS = 96
 SCENE_SECONDS = (2.0, 12.0)  # a new scene starts with a keyframe: the longest scenes reach the 250 frames between two
 SIZE = (128, 96)
 GROUPS = {"train": (0, 1), "val": (2,)}  # seeds: a group's four videos look the same, and drift four ways
-EPOCHS = 3
-CHECKPOINT_EVERY = 40
-KILL_AFTER = 10  # steps behind a checkpoint
 MARKER = ".onetake-demo"
 
 
@@ -45,12 +39,14 @@ def demo_command(out: Path, as_json: bool) -> None:
 
     Makes and indexes twelve videos of shapes that drift left, right, up or down; trains a small network with
     Lightning to tell which way; kills the training process in the middle of a video, resumes it, and compares it
-    with a run that nothing interrupted.
+    with a run that nothing interrupted. Then it does the same, shorter, with MosaicML Composer and a recipe: the clips
+    are those of the Lightning run.
     """
-    for package in ("lightning", "matplotlib"):
-        if find_spec(package) is None:
-            raise OnetakeError(f"the demo needs {package}: pip install 'onetake[lightning,plot]'")
+    for package, extra in (("lightning", "lightning"), ("composer", "composer"), ("matplotlib", "plot")):
+        require(package, extra, "the demo")
     from rich.console import Console
+
+    from onetake.cli.demo_runs import train_with_composer, train_with_lightning
 
     console = Console(stderr=as_json)
     started = time.monotonic()
@@ -58,13 +54,14 @@ def demo_command(out: Path, as_json: bool) -> None:
     with _progress(console) as bars:
         _make_videos(out / "videos", bars)
         _index(out / "videos", bars)
-        summary = _train(out, bars)
+        summary, uninterrupted = train_with_lightning(out, bars)
+        composer = train_with_composer(out, bars, uninterrupted)
+    summary["composer"] = composer
     summary["total_seconds"] = round(time.monotonic() - started, 1)
-    lanes = summary.pop("lanes")
-    _print(console, lanes, summary)
+    _print(console, summary)
     if as_json:
-        click.echo(json.dumps({**summary, "lanes": lanes}, indent=2))
-    if not (summary["clip_ids_equal"] and summary["went_on_where_the_checkpoint_says"]):
+        click.echo(json.dumps(summary, indent=2))
+    if not all(leg["clip_ids_equal"] and leg["went_on_where_the_checkpoint_says"] for leg in (summary, composer)):
         raise OnetakeError("the resumed run did not see what the uninterrupted one saw")
     if summary["held_out_accuracy"] < 0.5:
         raise OnetakeError(f"held-out accuracy {summary['held_out_accuracy']:.0%} does not clearly beat chance, 25%")
@@ -94,13 +91,13 @@ def _make_videos(folder: Path, bars: Any) -> None:
 
     jobs = [(split, seed, way) for split, seeds in GROUPS.items() for seed in seeds for way in DIRECTIONS]
     task = bars.add_task("making videos", total=len(jobs))
-    for split in GROUPS:
-        (folder / split).mkdir(parents=True)
+    for split, _, way in jobs:
+        (folder / split / way).mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(min(os.cpu_count() or 1, 4), mp_context=get_context("spawn")) as pool:
         futures = [
             pool.submit(
                 write_drift_video,
-                folder / split / f"{way}-{seed}.mp4",
+                folder / split / way / f"{seed}.mp4",
                 way,
                 seconds=VIDEO_SECONDS,
                 scene_seconds=SCENE_SECONDS,
@@ -122,140 +119,11 @@ def _index(folder: Path, bars: Any) -> None:
         index_videos(folder / split, progress=lambda *_: bars.advance(task))
 
 
-def _train(out: Path, bars: Any) -> dict[str, Any]:
-    """Run to the end; run and be killed; resume. Returns the summary."""
-    from onetake.cli.demo_report import contact_sheet, loss_curve, read_run, wanted_spans
-    from onetake.cli.demo_settings import RunSettings
-    from onetake.core.clips import ClipSpec
-
-    def settings(name: str, **more: Any) -> RunSettings:
-        return RunSettings(str(out / "videos"), str(out / name), EPOCHS, **more)
-
-    plain = settings("uninterrupted")
-    _run(plain, bars, "training, uninterrupted")
-    straight = read_run(plain.diary)
-    total = len(straight.batches)
-    # In the second epoch's middle, and some steps behind the checkpoint.
-    kill_step = total // 2 // CHECKPOINT_EVERY * CHECKPOINT_EVERY + KILL_AFTER
-    doomed = settings("killed", checkpoint_every=CHECKPOINT_EVERY)
-    _run(doomed, bars, "training, killed in a video", total, kill_step)
-    killed = read_run(doomed.diary)
-    checkpoint = max(Path(doomed.folder, "checkpoints").glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
-    step, cursors = _read_checkpoint(checkpoint)
-    again = settings("resumed", resume_from=str(checkpoint))
-    _run(again, bars, "training, resumed", total - step)
-    resumed = read_run(again.diary)
-
-    pictures = {"contact_sheet": out / "contact_sheet.png", "loss_curve": out / "loss_curve.png"}
-    contact_sheet(Path(plain.folder, "batch.npz"), pictures["contact_sheet"])
-    loss_curve(straight, killed, resumed, step, pictures["loss_curve"])
-
-    spec = ClipSpec(plain.num_frames, plain.stride)
-    reached, went_on, should = killed.batches, resumed.lanes_at(step), straight.lanes_at(step)
-    last = killed.lanes_at(max(reached) - straight.start["phases"])
-    stats, seconds = straight.end["stats"], straight.end["seconds"]
-    runs, spanned = wanted_spans(straight, spec.extent, spec.hop_frames)
-    after = range(step + 1, total + 1)
-
-    def equal(what: str) -> bool:
-        return all(resumed.batches[s][what] == straight.batches[s][what] for s in after if s in resumed.batches) and (
-            list(resumed.batches) == list(after)
-        )
-
-    return {
-        "lanes": [
-            {"lane": lane, "killed_at": list(k), "checkpoint": list(c), "resumed": list(r), "uninterrupted": list(u)}
-            for lane, (k, c, r, u) in enumerate(zip(last, cursors, went_on, should, strict=True))
-        ],
-        "killed_after_step": max(reached),
-        "resumed_after_step": step,
-        "steps": total,
-        "went_on_where_the_checkpoint_says": cursors == went_on == should,
-        "steps_compared": len(after),
-        "clip_ids_equal": equal("clips"),
-        "losses_bit_identical": equal("loss"),
-        "held_out_accuracy": resumed.validations[-1]["accuracy"],
-        "chance": 0.25,
-        "clips_per_second": round(stats["clips_delivered"] / seconds, 1),
-        "frames_decoded": stats["frames_decoded"],
-        "frames_in_wanted_spans": spanned,
-        "decoded_per_frame_in_span": round(stats["frames_decoded"] / spanned, 3),
-        "packets_per_frame_in_span": round(stats["packets_fed"] / spanned, 3),
-        "stretches_read": runs,
-        "decoders_opened": stats["opens"],
-        "jumps": stats["seeks"],
-        "stall_seconds": round(stats["wait_seconds"], 2),
-        "stall_share": round(stats["wait_seconds"] / seconds, 4),
-        "longest_stall_seconds": round(stats["longest_wait_seconds"], 3),
-        **{name: str(path) for name, path in pictures.items()},
-    }
-
-
-def _read_checkpoint(path: Path) -> tuple[int, list[tuple[str, int] | None]]:
-    """(optimizer steps done, position of each lane) as the checkpoint has them."""
-    import torch
-
-    from onetake.core.state import unpack_cursors
-
-    checkpoint = torch.load(path, weights_only=True)
-    state = checkpoint["VideoDataModule"]["train"]
-    return checkpoint["global_step"], unpack_cursors(state["onetake"]["cursors"])
-
-
-def _run(settings: Any, bars: Any, title: str, total: int | None = None, kill_step: int | None = None) -> None:
-    """Train in a process of its own; with ``kill_step``, kill it once it has trained that many steps."""
-    from onetake.cli.demo_report import read_events
-
-    task = bars.add_task(title, total=total)
-    path = settings.save()
-    with (path.parent / "log.txt").open("w") as log:
-        command = [sys.executable, "-m", "onetake.cli.demo_train", str(path)]
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-    try:
-        while process.poll() is None:
-            time.sleep(0.05)
-            events = read_events(settings.diary)
-            if events and total is None:
-                total = settings.max_epochs * events[0]["batches"]
-                bars.update(task, total=total)
-            steps = [event["step"] for event in events if event["event"] == "batch"]
-            bars.update(task, completed=len(steps))
-            if kill_step is not None and steps and steps[-1] >= kill_step:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
-                bars.stop_task(task)
-                return
-    finally:
-        process.kill()
-        process.wait()
-    if process.returncode:
-        tail = "\n".join((path.parent / "log.txt").read_text().splitlines()[-15:])
-        raise OnetakeError(f"{title}: the run ended with status {process.returncode}; its last words:\n{tail}")
-    if kill_step is not None:
-        raise OnetakeError(f"{title}: the run ended before step {kill_step}")
-    bars.update(task, completed=total)
-
-
-def _print(console: Any, lanes: list[dict[str, Any]], summary: dict[str, Any]) -> None:
+def _print(console: Any, summary: dict[str, Any]) -> None:
     from rich.table import Table
 
-    title = (
-        f"SIGKILL after step {summary['killed_after_step']}, resumed from the checkpoint at step "
-        f"{summary['resumed_after_step']} of {summary['steps']}"
-    )
-    table = Table("lane", "video", "frame, killed", "checkpoint", "resumed", "uninterrupted", title=title)
-    for row in lanes:
-        places = [row[name] for name in ("killed_at", "checkpoint", "resumed", "uninterrupted")]
-        videos = {video for video, _ in places}
-        video = places[1][0]
-        cells = [str(frame) if len(videos) == 1 or place == video else f"{place} {frame}" for place, frame in places]
-        table.add_row(str(row["lane"]), video, *cells)
-    yes = {True: "yes", False: "NO"}
-    table.caption = (
-        f"the clip IDs of the {summary['steps_compared']} steps after it equal the uninterrupted run's: "
-        f"{yes[summary['clip_ids_equal']]}; the losses, bit for bit: {yes[summary['losses_bit_identical']]}"
-    )
-    console.print(table)
+    _print_lanes(console, "Lightning", summary, summary["losses_bit_identical"])
+    _print_lanes(console, "Composer", summary["composer"], None)
     table = Table(title="summary", show_header=False)
     rows = {
         "accuracy on held-out videos": f"{summary['held_out_accuracy']:.1%} (chance 25%)",
@@ -273,4 +141,28 @@ def _print(console: Any, lanes: list[dict[str, Any]], summary: dict[str, Any]) -
     }
     for name, text in rows.items():
         table.add_row(name, text)
+    console.print(table)
+
+
+def _print_lanes(console: Any, framework: str, leg: dict[str, Any], losses_equal: bool | None) -> None:
+    from rich.table import Table
+
+    title = (
+        f"{framework}: SIGKILL after step {leg['killed_after_step']}, resumed from the checkpoint at step "
+        f"{leg['resumed_after_step']} of {leg['steps']}"
+    )
+    table = Table("lane", "video", "frame, killed", "checkpoint", "resumed", "uninterrupted", title=title)
+    for row in leg["lanes"]:
+        places = [row[name] for name in ("killed_at", "checkpoint", "resumed", "uninterrupted")]
+        videos = {video for video, _ in places}
+        video = places[1][0]
+        cells = [str(frame) if len(videos) == 1 or place == video else f"{place} {frame}" for place, frame in places]
+        table.add_row(str(row["lane"]), video, *cells)
+    yes = {True: "yes", False: "NO"}
+    table.caption = (
+        f"the clip IDs of the {leg['steps_compared']} steps after it equal the uninterrupted Lightning run's: "
+        f"{yes[leg['clip_ids_equal']]}"
+    )
+    if losses_equal is not None:
+        table.caption += f"; the losses, bit for bit: {yes[losses_equal]}"
     console.print(table)

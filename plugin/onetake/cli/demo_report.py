@@ -86,7 +86,7 @@ def contact_sheet(batch: Path, out: Path) -> None:
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
     for row, clip, label in zip(axes, video, labels, strict=True):
-        row[0].set_ylabel(DIRECTIONS[label], fontsize=12)
+        row[0].set_ylabel(str(label), fontsize=12)
         for axis, frame in zip(row, clip, strict=True):
             axis.imshow(frame)
     figure.suptitle("One batch: a clip in each row, from a different place of the videos")

@@ -1,10 +1,13 @@
-"""What a training run of the demo is told."""
+"""What a training run of the demo is told, and what it tells."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+NETWORK = "onetake.cli.demo_model.DriftNetwork"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +45,29 @@ class RunSettings:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(self)))
         return path
+
+
+class Diary:
+    """Tells what a run does: a line of JSON per event, flushed at once, so that it is there when the run is killed.
+
+    Args:
+        path: the file; one of that name is begun anew.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("w")
+
+    def tell(self, event: str, **what: Any) -> None:
+        """Note an event."""
+        print(json.dumps({"event": event, **what}), file=self._file, flush=True)
+
+    def start(self, dataset: Any) -> None:
+        """Training starts on a VideoDataset."""
+        slots, phases = dataset.lanes
+        self.tell("start", clips=dataset.num_clips, batches=dataset.num_batches, slots=slots, phases=phases)
+
+    def batch(self, step: int, epoch: int, loss: float, batch: dict[str, Any]) -> None:
+        """A batch was trained on; steps are counted from 1."""
+        at = list(zip(batch["video_id"], batch["start_frame"].tolist(), strict=True))
+        self.tell("batch", step=step, epoch=epoch, loss=loss, clips=batch["clip_id"].tolist(), at=at)

@@ -1,7 +1,5 @@
-"""One training run of the demo, in a process of its own, so that it can be killed:
+"""One training run of the demo with Lightning, in a process of its own, so that it can be killed:
 ``python -m onetake.cli.demo_train SETTINGS.json``.
-
-The run tells what it does in a JSON line per event, flushed at once, in the file that the settings name.
 """
 
 from __future__ import annotations
@@ -19,66 +17,47 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from onetake.cli.demo_model import DriftClassifier
-from onetake.cli.demo_settings import RunSettings
+from onetake.cli.demo_settings import NETWORK, Diary, RunSettings
 from onetake.core.clips import ClipSpec
-from onetake.decode.synthetic import DIRECTIONS
 from onetake.lightning import VideoDataModule
+from onetake.lightning.classifier import VideoClassifier
+from onetake.stream.classify import FolderLabels
 
 SHOWN_STEP = 12  # whose batch is kept for the contact sheet: its lanes are in the middle of their videos
 
 
-def label_of(video_id: str) -> int:
-    """The direction that a demo video's file is named after, as an integer."""
-    return DIRECTIONS.index(Path(video_id).stem.split("-")[0])  # type: ignore[arg-type]
+class DiaryCallback(lightning.Callback):
+    """Tells the diary of the start, the batches trained on, the validations and the end; keeps one batch."""
 
-
-def add_label(sample: dict[str, Any], generator: torch.Generator) -> dict[str, Any]:
-    """A ``sample_transform``: the label is in the video's name."""
-    return {**sample, "label": label_of(sample["video_id"])}
-
-
-class Diary(lightning.Callback):
-    """Writes what happens to ``events.jsonl``: the start, batches trained on, validations, the end."""
-
-    def __init__(self, settings: RunSettings) -> None:
-        self._folder = Path(settings.folder)
-        self._file = settings.diary.open("w")
+    def __init__(self, settings: RunSettings, classes: list[str]) -> None:
+        self._folder, self._classes = Path(settings.folder), classes
+        self._diary = Diary(settings.diary)
         self._started = self._validating = self._validation_seconds = 0.0
-
-    def tell(self, event: str, **what: Any) -> None:
-        print(json.dumps({"event": event, **what}), file=self._file, flush=True)
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._started = perf_counter()
-        dataset = trainer.train_dataloader.dataset
-        slots, phases = dataset.lanes
-        self.tell("start", clips=dataset.num_clips, batches=dataset.num_batches, slots=slots, phases=phases)
+        self._diary.start(trainer.train_dataloader.dataset)
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: dict[str, Any], batch_idx: int
     ) -> None:
         if trainer.global_step == SHOWN_STEP:
-            np.savez(self._folder / "batch.npz", video=batch["video"].numpy(), label=batch["label"].numpy())
-        self.tell(
-            "batch",
-            step=trainer.global_step,
-            epoch=trainer.current_epoch,
-            loss=outputs["loss"].item(),
-            clips=batch["clip_id"].tolist(),
-            at=list(zip(batch["video_id"], batch["start_frame"].tolist(), strict=True)),
-        )
+            labels = [self._classes[label] for label in batch["label"].tolist()]
+            np.savez(self._folder / "batch.npz", video=batch["video"].numpy(), label=labels)
+        self._diary.batch(trainer.global_step, trainer.current_epoch, outputs["loss"].item(), batch)
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self._validating = perf_counter()
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self._validation_seconds += perf_counter() - self._validating
-        self.tell("validation", step=trainer.global_step, accuracy=float(trainer.callback_metrics["val_accuracy"]))
+        self._diary.tell(
+            "validation", step=trainer.global_step, accuracy=float(trainer.callback_metrics["val_accuracy"])
+        )
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         seconds = perf_counter() - self._started - self._validation_seconds
-        self.tell("end", seconds=seconds, stats=trainer.train_dataloader.stats())
+        self._diary.tell("end", seconds=seconds, stats=trainer.train_dataloader.stats())
 
 
 def train(settings: RunSettings) -> None:
@@ -86,6 +65,7 @@ def train(settings: RunSettings) -> None:
     lightning.seed_everything(settings.seed, verbose=False)
     torch.set_num_threads(1)  # the other core decodes; and the loss must not depend on the machine's cores
     videos = Path(settings.videos)
+    labels = FolderLabels(videos / "train")
     data = VideoDataModule(
         train=videos / "train",
         val={"local": videos / "val", "num_canonical_lanes": 1},  # one decoder, from the first video to the last
@@ -94,7 +74,7 @@ def train(settings: RunSettings) -> None:
         num_workers=settings.num_workers,
         clips=ClipSpec(settings.num_frames, settings.stride),
         frame_size=(settings.frame_size, settings.frame_size),
-        sample_transform=add_label,
+        sample_transform=labels,
         shuffle_seed=settings.seed,
     )
     checkpoints = ModelCheckpoint(
@@ -107,7 +87,7 @@ def train(settings: RunSettings) -> None:
         max_epochs=settings.max_epochs,
         accelerator="cpu",
         deterministic=True,
-        callbacks=[Diary(settings), *([checkpoints] if settings.checkpoint_every else [])],
+        callbacks=[DiaryCallback(settings, labels.classes), *([checkpoints] if settings.checkpoint_every else [])],
         enable_checkpointing=bool(settings.checkpoint_every),
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -116,7 +96,7 @@ def train(settings: RunSettings) -> None:
     )
     data.setup("fit")
     steps = settings.max_epochs * len(data.train_dataloader())
-    model = DriftClassifier(num_classes=len(DIRECTIONS), max_steps=steps)
+    model = VideoClassifier(NETWORK, len(labels.classes), warmup_steps=steps // 10, max_steps=steps)
     trainer.fit(model, data, ckpt_path=settings.resume_from)
 
 

@@ -14,7 +14,12 @@ from onetake import __version__
 # name -> (module:function, what `onetake --help` says of it)
 COMMANDS = {
     "index": ("onetake.cli.index:index_command", "Index videos where they lie, without rewriting any."),
+    "train": ("onetake.cli.train:train_command", "Train with Lightning (Hydra configs) or Composer (a recipe)."),
     "demo": ("onetake.cli.demo:demo_command", "Show the whole path on generated videos, in a minute or so."),
+    "checkpoint": (
+        "onetake.cli.checkpoint:checkpoint_command",
+        "Say where a checkpoint stands: epoch, sample, open videos.",
+    ),
 }
 
 

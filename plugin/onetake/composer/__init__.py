@@ -4,4 +4,8 @@ from onetake.core.names import require
 
 require("composer", "composer", "onetake.composer")
 
-__all__: list[str] = []
+from onetake.composer.cursors import CursorLogger, ExactResume  # noqa: E402
+from onetake.composer.spec import video_data_spec  # noqa: E402
+from onetake.composer.tuning import AdaptivePrefetch  # noqa: E402
+
+__all__ = ["AdaptivePrefetch", "CursorLogger", "ExactResume", "video_data_spec"]

@@ -80,7 +80,7 @@ def read_state(state: Mapping[str, Any]) -> tuple[int, int, dict[str, Any], list
     Raises:
         ResumeError: it was not saved by onetake, or by another version of it, or is damaged.
     """
-    ours = state.get("onetake")
+    ours = state.get("onetake") if isinstance(state, Mapping) else None
     if not isinstance(ours, Mapping) or "epoch" not in state or "sample_in_epoch" not in state:
         raise ResumeError("the state was not saved by onetake: it has no cursors; start without it")
     if ours.get("version") != STATE_VERSION:

@@ -138,6 +138,9 @@ class OrderedDataset(HostDataset):
         ranks. Plain containers only. A finished epoch is saved as the start of the next."""
         if not num_batches(max(self.num_clips - sample, 0), self.global_batch_size, self.drop_last):
             epoch, sample = epoch + 1, 0
+        return self._state(epoch, sample)
+
+    def _state(self, epoch: int, sample: int) -> dict[str, Any]:
         world = self.rank_world
         places = self._next_places(epoch, sample)
         return {
@@ -159,14 +162,18 @@ class OrderedDataset(HostDataset):
     def state_dict(self, num_samples: int, from_beginning: bool) -> dict[str, Any]:
         """See StreamingDataset.state_dict; ``num_samples`` counts trained samples over all ranks.
 
-        Composer asks for it with the samples of its own epoch, of which there are none when that has just ended.
+        Composer calls it, ``from_beginning`` of what is an epoch by its own clock. That epoch is not over before
+        Composer says so, not even after the last batch: then what is left of it is empty. Once it is over, no sample
+        of Composer's next one is trained yet, while the dataset has begun none.
         """
         epoch, first = int(self._point[0]), int(self._point[1])
         if not self._iterated:
-            return self.state_at(epoch, first)
-        if from_beginning and num_samples == 0 and self._over:
-            return self.state_at(epoch + 1, 0)
-        return self.state_at(epoch, num_samples if from_beginning else first + num_samples)
+            return self._state(epoch, first)
+        if not from_beginning:
+            return self.state_at(epoch, first + num_samples)
+        if num_samples == 0 and self._over:
+            return self._state(epoch + 1, 0)
+        return self._state(epoch, num_samples)
 
     def load_state_dict(self, obj: dict[str, Any]) -> None:
         """Go on from a saved state, with any number of ranks and workers, and any batch size.
