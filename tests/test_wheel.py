@@ -1,9 +1,11 @@
 """What users get: the built wheel, in an environment that holds the dependencies but not this checkout."""
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -11,8 +13,20 @@ from pathlib import Path
 import pytest
 
 from onetake import __version__
+from tests.lightning.train_runs import SMALL, write_videos
 
 ROOT = Path(__file__).parents[1]
+SMALL_RECIPE = (
+    "max_duration=2ba",
+    "model.network=onetake.cli.demo_model.DriftNetwork",
+    "train_loader.num_workers=0",
+    "train_loader.dataset.frame_size=[32,32]",
+    "train_loader.dataset.clips.num_frames=4",
+    "train_loader.dataset.num_canonical_lanes=4",
+    "eval_loader.num_workers=0",
+    "eval_loader.dataset.frame_size=[32,32]",
+    "device_train_batch_size=2",
+)
 
 
 def run(*command: str | Path, cwd: Path) -> str:
@@ -48,14 +62,38 @@ def environment(wheel, tmp_path_factory) -> Path:
     return folder
 
 
-def test_wheel_holds_the_package_and_nothing_else(wheel):
+def files_below(folder: Path, pattern: str) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob(pattern)}
+
+
+def test_wheel_holds_the_packages_the_configs_and_nothing_else(wheel):
     info = f"onetake-{__version__}.dist-info"
     names = set(zipfile.ZipFile(wheel).namelist())
-    packages = {path.name for path in (ROOT / "plugin").iterdir() if any(path.rglob("*.py"))}
-    assert {name.split("/")[0] for name in names} == {*packages, info}
+    assert {name.split("/")[0] for name in names} == {"onetake", "hydra_plugins", info}
     assert f"{info}/licenses/LICENSE" in names
-    sources = {path.relative_to(ROOT / "plugin").as_posix() for path in (ROOT / "plugin").rglob("*.py")}
-    assert {name for name in names if name.endswith(".py")} == sources  # so no tests either
+    assert {name for name in names if name.endswith(".py")} == files_below(
+        ROOT / "plugin", "*.py"
+    )  # so no tests either
+    for folder in ("configs", "recipes"):
+        inside = {name for name in names if name.startswith(f"onetake/{folder}/")}
+        assert inside == {f"onetake/{folder}/{name}" for name in files_below(ROOT / folder, "*.yaml")}
+
+
+def test_editable_install_copies_no_configs(tmp_path):
+    """Copies would grow old, while the checkout's are edited."""
+    script = f"from hatchling.build import build_editable; print(build_editable({str(tmp_path)!r}))"
+    name = run(sys.executable, "-c", script, cwd=ROOT).splitlines()[-1]
+    names = zipfile.ZipFile(tmp_path / name).namelist()
+    assert [name for name in names if ".dist-info/" not in name] == ["_onetake.pth"]
+
+
+def test_sdist_holds_what_the_wheel_is_built_from(tmp_path):
+    run(sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", tmp_path, ROOT, cwd=tmp_path)
+    (path,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    for folder in ("plugin/onetake", "plugin/hydra_plugins", "configs", "recipes"):
+        assert {f"{folder}/{name}" for name in files_below(ROOT / folder, "*.*") if "__pycache__" not in name} <= names
 
 
 def test_onetake_is_the_wheels(environment):
@@ -77,3 +115,29 @@ def test_streaming_finds_the_stream_by_name(environment):
         "print(*{entry.value for entry in entry_points(group='streaming_streams_registry', name='video')})"
     )
     assert run(environment / "bin" / "python", "-c", script, cwd=environment) == ("onetake.stream.stream:VideoStream\n")
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    """A folder in which the shipped configs and recipes find their videos."""
+    folder = tmp_path_factory.mktemp("run")
+    write_videos(folder / "videos")
+    shutil.copytree(folder / "videos" / "train", folder / "more_videos")
+    return folder
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "configs" / "experiment").glob("*.yaml")))
+def test_every_experiment_runs_from_the_wheel(environment, videos, name):
+    arguments = (f"+experiment={name}", "trainer=cpu", *SMALL, f"hydra.run.dir=ran/{name}")
+    out = run(environment / "bin" / "onetake", "train", *arguments, cwd=videos)
+    assert "step 2: 4 clips in this run" in out
+    sources = (videos / "ran" / name / ".hydra" / "hydra.yaml").read_text()
+    assert f"path: {environment}/lib" in sources
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "recipes").glob("*.yaml")))
+def test_every_recipe_runs_from_the_wheel(environment, videos, name):
+    (recipe,) = environment.glob(f"lib/python*/site-packages/onetake/recipes/{name}")
+    assert recipe.read_bytes() == (ROOT / "recipes" / name).read_bytes()
+    run(environment / "bin" / "onetake", "train", recipe, *SMALL_RECIPE, f"save_folder=saved/{name}", cwd=videos)
+    assert any((videos / "saved" / name).glob("**/*ba2*"))

@@ -200,6 +200,8 @@ def test_the_dataset_iterates_by_itself_and_in_a_plain_dataloader(numbered):
 
 
 REFUSED = [
+    ({"frame_sizes": 32}, "VideoDataset has no argument frame_sizes=; did you mean 'frame_size'"),
+    ({"download_retries": 3}, "VideoDataset has no argument download_retries=; did you mean 'download_retry'"),
     ({"clips": None}, "no clips= given"),
     ({"clips": 16}, "must be a ClipSpec"),
     ({"clips": ClipSpec(400, 2)}, "extends over 799 frames, the longest video has 300"),

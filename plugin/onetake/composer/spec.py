@@ -108,11 +108,11 @@ def _loader(
     else:
         source = open_dataset(
             source,
-            dataset,
             batch_size=8 if batch_size is None else batch_size,
             training=training,
             world_size=dist.get_world_size(),
             num_workers=num_workers,
+            **dataset,
         )
     return VideoLoader(source, num_workers, **(loader or {}))
 

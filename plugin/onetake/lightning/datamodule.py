@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MethodType
 from typing import Any
 
 import lightning.pytorch as pl
+from torch import Tensor
 
 from onetake.core.errors import SpecError
 from onetake.core.order import num_batches
@@ -21,6 +22,8 @@ from onetake.stream.loader import VideoLoader
 from onetake.stream.opening import Source, open_dataset
 
 __all__ = ["VideoDataModule"]
+
+Transform = Callable[[Tensor], Any]
 
 _STAGES = {
     "fit": ("train", "val"),
@@ -92,10 +95,10 @@ class VideoDataModule(pl.LightningDataModule):
         *,
         batch_size: int = 8,
         num_workers: int = 0,
-        transform: Any = None,
-        val_transform: Any = None,
-        device_transform: Any = None,
-        val_device_transform: Any = None,
+        transform: Transform | None = None,
+        val_transform: Transform | None = None,
+        device_transform: Transform | None = None,
+        val_device_transform: Transform | None = None,
         per_batch: bool = False,
         val_batch_size: int | None = None,
         loader: Mapping[str, Any] | None = None,
@@ -135,11 +138,12 @@ class VideoDataModule(pl.LightningDataModule):
     def _build(self, name: str) -> VideoLoader:
         dataset = open_dataset(
             self._sources[name],
-            self._dataset_arguments | {"transform": self._transforms[name]},
             batch_size=self._batch_sizes[name],
             training=name == "train",
             world_size=self.trainer.world_size if self.trainer is not None else 1,
             num_workers=self._num_workers,
+            transform=self._transforms[name],
+            **self._dataset_arguments,
         )
         if name != "train":
             return VideoLoader(dataset, self._num_workers, **self._loader_arguments)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
+from inspect import signature
 
 import numpy as np
+from streaming import StreamingDataset
 from streaming.base.util import bytes_to_int, number_abbrev_to_int
 
 from onetake.core.errors import CacheError, SpecError
+from onetake.core.names import nearest
 from onetake.core.order import MAX_LEAD_IN, default_lanes
 from onetake.stream.stream import VideoStream
 
@@ -19,6 +22,7 @@ __all__ = [
     "check_open_segments",
     "choose_lanes",
     "refuse_replaced",
+    "refuse_unknown",
     "weigh_streams",
 ]
 
@@ -37,6 +41,15 @@ def refuse_replaced(arguments: Iterable[str]) -> None:
     for name in arguments:
         if name in _REPLACED:
             raise SpecError(f"{name}= does not apply to VideoDataset: {_REPLACED[name]}")
+
+
+def refuse_unknown(arguments: Iterable[str], dataset: type[StreamingDataset]) -> None:
+    """Raise SpecError for an argument that neither ``dataset`` nor StreamingDataset has, with the nearest that is."""
+    host = signature(StreamingDataset).parameters
+    for name in arguments:
+        if name not in host:
+            known = {*signature(dataset).parameters, *host} - _REPLACED.keys() - {"kwargs"}
+            raise SpecError(f"VideoDataset has no argument {name}={nearest(name, known)}")
 
 
 def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:

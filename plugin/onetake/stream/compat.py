@@ -187,22 +187,22 @@ class HostDataset(StreamingDataset):
         if getattr(self, "_owner_pid", None) != os.getpid() or not hasattr(self, "_shard_access_times"):
             return
         self._owner_pid = None
+        if self._unique_rank_world.is_local_leader:
+            for path in (self._cache_filelock_path, self._shared_barrier.filelock_path):
+                Path(path).unlink(missing_ok=True)  # the host takes a name with a lock file for in use, for ever
         for memory in (
             self._shared_barrier._arr.shm,
             self._next_epoch.arr.shm,
             self._cache_usage.arr.shm,
             self._shard_states.shm,
             self._shard_access_times.shm,
-            self._locals_shm,
+            self._locals_shm,  # last: from then on another job may have the name
         ):
             try:
                 memory.cleanup()
                 atexit.unregister(memory.cleanup)
             except BufferError:  # a thread of an abandoned iteration looks at it still
                 pass
-        if self._unique_rank_world.is_local_leader:
-            for path in (self._cache_filelock_path, self._shared_barrier.filelock_path):
-                Path(path).unlink(missing_ok=True)  # the host takes a name with a lock file for in use, for ever
 
     def __del__(self) -> None:
         with suppress(Exception):  # modules may be gone when the process ends

@@ -25,6 +25,7 @@ from onetake.stream.checks import (
     check_open_segments,
     choose_lanes,
     refuse_replaced,
+    refuse_unknown,
     weigh_streams,
 )
 from onetake.stream.compat import World
@@ -105,6 +106,7 @@ class VideoDataset(OrderedDataset):
         **kwargs: Any,
     ) -> None:
         refuse_replaced(kwargs)
+        refuse_unknown(kwargs, VideoDataset)
         check_choice("layout", layout, ("TCHW", "CTHW"))
         check_choice("shuffle_by", shuffle_by, SHUFFLE_GROUPS)
         check_choice("resume", resume, ("strict", "continue"))

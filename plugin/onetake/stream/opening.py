@@ -11,41 +11,41 @@ from onetake.stream.stream import VideoStream
 
 __all__ = ["Source", "open_dataset"]
 
-# A folder (read in place), one or several streams, or arguments of VideoDataset.
-Source = str | PathLike[str] | VideoStream | Sequence[VideoStream] | Mapping[str, Any]
+# One or several streams, arguments of VideoDataset, or a folder (read in place). In the order in which LightningCLI has
+# to try them: anything can become a str.
+Source = VideoStream | Sequence[VideoStream] | Mapping[str, Any] | str | PathLike[str]
 
 
 def open_dataset(
     source: Source | None,
-    arguments: Mapping[str, Any],
     *,
     batch_size: int,
     training: bool,
     world_size: int = 1,
     num_workers: int = 0,
+    **dataset: Any,
 ) -> VideoDataset:
     """Open the videos of one stage.
 
     Args:
-        source: where the videos are; a mapping comes before ``arguments``. None: ``arguments`` say it.
-        arguments: arguments of VideoDataset.
+        source: where the videos are; a mapping comes before ``dataset``. None: ``dataset`` says it.
         batch_size: samples per rank and batch.
         training: otherwise unshuffled, every epoch alike, and in lanes that stay on their workers: nobody resumes
             inside a validation, so they may follow the world.
         world_size: ranks.
         num_workers: workers per rank.
+        **dataset: further arguments of VideoDataset.
     """
-    own: dict[str, Any] = dict(arguments)
-    own["batch_size"] = batch_size
+    dataset["batch_size"] = batch_size
     if not training:
         lanes = batch_size * world_size * max(num_workers, 1)
-        own |= {"shuffle": False, "sampling_method": "fixed", "num_canonical_lanes": lanes}
+        dataset |= {"shuffle": False, "sampling_method": "fixed", "num_canonical_lanes": lanes}
     if isinstance(source, Mapping):
-        own |= source
+        dataset |= source
     elif isinstance(source, VideoStream):
-        own["streams"] = [source]
+        dataset["streams"] = [source]
     elif isinstance(source, (str, PathLike)):
-        own["local"] = fspath(source)
+        dataset["local"] = fspath(source)
     elif source is not None:
-        own["streams"] = list(source)
-    return VideoDataset(**own)
+        dataset["streams"] = list(source)
+    return VideoDataset(**dataset)
