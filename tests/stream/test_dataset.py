@@ -246,5 +246,7 @@ def test_loader_refuses_what_the_dataset_decides(numbered):
     dataset = make_loader(numbered).dataset
     with pytest.raises(SpecError, match="say it to the VideoDataset"):
         VideoLoader(dataset, batch_size=3)
+    with pytest.raises(SpecError, match="in_order=False.*could not be resumed"):
+        VideoLoader(dataset, in_order=False)
     with pytest.raises(SpecError, match="needs a VideoDataset"):
         VideoLoader([1, 2, 3])

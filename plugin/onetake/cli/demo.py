@@ -35,7 +35,7 @@ MARKER = ".onetake-demo"
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def demo_command(out: Path, as_json: bool) -> None:
-    """Show the whole path on generated videos, in a minute or two.
+    """Show the whole path on generated videos, in about three minutes.
 
     Makes and indexes twelve videos of shapes that drift left, right, up or down; trains a small network with
     Lightning to tell which way; kills the training process in the middle of a video, resumes it, and compares it

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from onetake.cli.checkpoint import read_checkpoint
 from onetake.cli.demo_report import Place, Run, contact_sheet, loss_curve, read_events, read_run, wanted_spans
 from onetake.cli.demo_settings import RunSettings
 from onetake.core.clips import ClipSpec
 from onetake.core.errors import OnetakeError
+from onetake.stream.checkpoints import read_checkpoint
 
 EPOCHS = 3
 CHECKPOINT_EVERY = 40

@@ -31,15 +31,16 @@ def index_command(folder: Path, out: Path | None, segment_seconds: float, worker
 
     from onetake.decode.build import index_videos
 
+    console = Console(stderr=True)
     bars = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[file]}", style="dim"),
-        console=Console(stderr=True),
+        TextColumn("{task.fields[file]}", style="dim", markup=False),
+        console=console,
         transient=True,
-        disable=as_json,
+        disable=as_json or not console.is_terminal,
     )
     with bars:
         task = bars.add_task("indexing", total=None, file="")
@@ -74,10 +75,11 @@ def index_command(folder: Path, out: Path | None, segment_seconds: float, worker
 
 
 def _print(summary: dict[str, object]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    from onetake.cli.console import table_console
+
+    console = table_console()
     refused = summary.pop("refused")
     table = Table(title="index", show_header=False)
     for name, value in summary.items():

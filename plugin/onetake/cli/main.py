@@ -15,7 +15,7 @@ from onetake import __version__
 COMMANDS = {
     "index": ("onetake.cli.index:index_command", "Index videos where they lie, without rewriting any."),
     "train": ("onetake.cli.train:train_command", "Train with Lightning (Hydra configs) or Composer (a recipe)."),
-    "demo": ("onetake.cli.demo:demo_command", "Show the whole path on generated videos, in a minute or so."),
+    "demo": ("onetake.cli.demo:demo_command", "Show the whole path on generated videos, in about three minutes."),
     "checkpoint": (
         "onetake.cli.checkpoint:checkpoint_command",
         "Say where a checkpoint stands: epoch, sample, open videos.",

@@ -58,6 +58,8 @@ class VideoLoader(HostLoader):
                     f"VideoLoader({name}=): say it to the VideoDataset, which orders the samples (Lightning says it "
                     "for overfit_batches=: use limit_train_batches= with shuffle=False)"
                 )
+        if not kwargs.get("in_order", True):
+            raise SpecError("VideoLoader(in_order=False): a run could not be resumed; leave it out")
         collate = _Collate(kwargs.pop("collate_fn", None) or default_collate)
         super().__init__(dataset, batch_size=dataset.batch_size, num_workers=num_workers, collate_fn=collate, **kwargs)
         self._worker_counters = dataset.share_counters(num_workers)
