@@ -31,16 +31,15 @@ def index_command(folder: Path, out: Path | None, segment_seconds: float, worker
 
     from onetake.decode.build import index_videos
 
-    console = Console(stderr=True)
     bars = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[file]}", style="dim", markup=False),
-        console=console,
+        console=Console(stderr=True),
         transient=True,
-        disable=as_json or not console.is_terminal,
+        disable=as_json,
     )
     with bars:
         task = bars.add_task("indexing", total=None, file="")
