@@ -304,6 +304,19 @@ def test_only_downloads_are_blamed_on_downloads(numbered, tmp_path, clock, place
     assert found == {bottleneck}
 
 
+def test_what_only_the_user_can_mend_is_said_once_for_all_to_see(numbered, clock, caplog):
+    loader = make_loader(numbered, 0)
+    stall(loader, clock, 1)
+    tuner = LoaderTuner(loader, every=2)
+    for _ in loader:
+        clock.now += 1
+        tuner.step()
+    # At level WARNING, which Python prints unless told otherwise.
+    (message,) = (record for record in caplog.records if record.name == "onetake.stream.tuning")
+    assert message.getMessage() == f"step 6: {tuner.changes[0][1]}"
+    assert "for decoding in the training process itself: give num_workers=" in tuner.changes[0][1]
+
+
 def test_bounds_follow_memory_and_cache(numbered, tmp_path):
     in_place = make_loader(numbered, 2)
     next(iter(in_place))
@@ -327,6 +340,8 @@ def test_only_our_loaders_are_tuned(numbered):
         LoaderTuner([])
     with pytest.raises(SpecError, match="every=0: must be a whole number, at least 1"):
         LoaderTuner(make_loader(numbered), every=0)
+    with pytest.raises(SpecError, match="every=1001: must be at most 1000"):
+        LoaderTuner(make_loader(numbered), every=1001)
 
 
 def test_settings_beyond_the_bounds_are_left_where_they_are(numbered):

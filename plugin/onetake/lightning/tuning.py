@@ -16,7 +16,8 @@ class AdaptivePrefetch(pl.Callback):
     """Sets ``predownload`` and ``prefetch_factor`` of the training loader while it runs, by the stalls that it sees.
 
     The clips and their order stay the same. Every change is told with its reason to Python's logging (logger
-    "onetake.stream.tuning"). After every window the Trainer's loggers get ``data/stall_fraction`` (the share of the
+    "onetake.stream.tuning": changes at level INFO; what only the user can mend, once, at level WARNING). After every
+    window the Trainer's loggers get ``data/stall_fraction`` (the share of the
     time that training waited), ``data/predownload``, ``data/prefetch_factor`` and ``data/bottleneck`` (0 none,
     1 download, 2 decode, 3 uneven decode times). On several devices each tunes its own loader, and the first one's
     metrics are logged.

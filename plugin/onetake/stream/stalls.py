@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-__all__ = ["StallClock", "Step"]
+__all__ = ["MAX_STEPS", "StallClock", "Step"]
 
 MAX_STEPS = 1000  # kept for whoever looks at them
 

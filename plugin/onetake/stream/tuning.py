@@ -13,6 +13,7 @@ from onetake.core.errors import SpecError
 from onetake.core.tuner import BOTTLENECKS, Bounds, Decision, History, Observation, Settings, tune
 from onetake.stream.checks import check_count
 from onetake.stream.loader import VideoLoader
+from onetake.stream.stalls import MAX_STEPS
 
 __all__ = ["LoaderTuner"]
 
@@ -36,7 +37,7 @@ class LoaderTuner:
         changes: (step, reason) of every change and advice so far.
 
     Raises:
-        SpecError: ``loader`` is no VideoLoader, or ``every`` is below 1.
+        SpecError: ``loader`` is no VideoLoader, or ``every`` is below 1 or above 1000.
     """
 
     def __init__(self, loader: VideoLoader, every: int = 20, bounds: Bounds | None = None) -> None:
@@ -46,6 +47,8 @@ class LoaderTuner:
                 "a VideoDataModule, a video_data_spec, or a VideoLoader"
             )
         check_count("every", every)
+        if every > MAX_STEPS:
+            raise SpecError(f"every={every}: must be at most {MAX_STEPS}")
         self.changes: list[tuple[int, str]] = []
         self._loader = loader
         self._every = every
@@ -148,4 +151,6 @@ class LoaderTuner:
         if decision.reason:
             self.changes.append((self._steps, decision.reason))
             if self._loader.dataset.rank_world.is_leader:
-                logger.info("step %d: %s", self._steps, decision.reason)
+                # What only the user can mend is shown by default.
+                level = logging.WARNING if after == before else logging.INFO
+                logger.log(level, "step %d: %s", self._steps, decision.reason)
