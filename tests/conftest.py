@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,24 @@ from onetake.decode.synthetic import write_numbered_video
 # Tests share few cores with the workers that they start; threads that wait for one another would rule the time.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+DISTRIBUTED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+@pytest.fixture(autouse=True)
+def leave_nothing_behind() -> Iterator[None]:
+    """Composer leaves its process group and environment, Hydra its settings of logging; the next test, of another
+    framework, must not see them."""
+    level = logging.root.level
+    yield
+    logging.root.setLevel(level)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    for name in DISTRIBUTED:
+        os.environ.pop(name, None)
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("onetake") and isinstance(logger, logging.Logger):
+            logger.disabled = False
 
 
 @pytest.fixture(scope="session")
