@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from onetake.decode.build import index_videos
 from onetake.decode.synthetic import write_numbered_video
+from onetake.stream.source import Folder
 
 # Tests share few cores with the workers that they start; threads that wait for one another would rule the time.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -55,3 +58,15 @@ def real_videos() -> list[Path]:
     """The real videos to test over, if there are any."""
     folder = Path(os.environ.get("ONETAKE_TEST_VIDEOS") or Path(__file__).parents[2] / "shared" / "videos")
     return sorted(path for path in folder.glob("*") if path.suffix in {".mp4", ".avi", ".mkv", ".webm", ".mov"})
+
+
+@pytest.fixture
+def slow_remote(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every segment takes a fifth of a second to be fetched."""
+    copy = Folder.copy
+
+    def slow(*arguments: Any) -> None:
+        time.sleep(0.2)
+        copy(*arguments)
+
+    monkeypatch.setattr(Folder, "copy", slow)

@@ -14,7 +14,6 @@ from lightning.pytorch.loggers import CSVLogger
 from onetake import ClipSpec
 from onetake.core.errors import SpecError
 from onetake.lightning import AdaptivePrefetch, VideoDataModule
-from onetake.stream.source import Folder
 
 METRICS = {"data/stall_fraction", "data/predownload", "data/prefetch_factor", "data/bottleneck"}
 
@@ -61,14 +60,7 @@ def fit(numbered, root, callbacks=()):
     return model.clips, root / "lightning_logs" / "version_0" / "metrics.csv"
 
 
-def test_it_sets_logs_and_says_what_helps(numbered, tmp_path, monkeypatch, caplog):
-    copy = Folder.copy
-
-    def slow(*arguments):
-        time.sleep(0.2)
-        copy(*arguments)
-
-    monkeypatch.setattr(Folder, "copy", slow)
+def test_it_sets_logs_and_says_what_helps(numbered, tmp_path, slow_remote, caplog):
     plain, _ = fit(numbered, tmp_path / "plain")
     caplog.set_level(logging.INFO, "onetake.stream.tuning")
     tuner = AdaptivePrefetch(every=8)

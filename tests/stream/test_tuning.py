@@ -10,7 +10,6 @@ import pytest
 from onetake.core.errors import SpecError
 from onetake.core.tuner import BOTTLENECKS, Bounds
 from onetake.stream.counters import Spent
-from onetake.stream.source import Folder
 from onetake.stream.stalls import StallClock
 from onetake.stream.tuning import LoaderTuner
 from tests.helpers import make_loader, record
@@ -219,18 +218,6 @@ def train(loader, tuner=None, step_seconds=0.0, pause=None):
         if tuner and (logged := tuner.step()):
             windows.append(logged)
     return seen, windows
-
-
-@pytest.fixture
-def slow_remote(monkeypatch):
-    """Every segment takes a fifth of a second to be fetched."""
-    copy = Folder.copy
-
-    def slow(*arguments):
-        time.sleep(0.2)
-        copy(*arguments)
-
-    monkeypatch.setattr(Folder, "copy", slow)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
