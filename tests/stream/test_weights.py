@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 import torch
+from torch.utils.data import default_collate
 
 from onetake import ClipSpec, VideoDataset, VideoStream
 from onetake.core.errors import ResumeError, SpecError
@@ -116,6 +117,21 @@ def test_every_time_that_a_clip_comes_it_is_augmented_anew(numbered):
             occurrences.setdefault(clip, set()).add(occurrence)
     assert max(draws.values()) == 1
     assert all(times == {0, 1} for times in occurrences.values())
+
+
+@pytest.mark.parametrize("epoch", range(6))
+def test_a_part_of_a_segment_and_then_all_of_it(tmp_path_factory, epoch):
+    """A lane's decoder that was opened for the end of a segment must not be asked for its beginning."""
+    folder = tmp_path_factory.mktemp("one")
+    write_numbered_video(folder / "one.mp4", 120, gop=250, bframes=3)
+    index_videos(folder, segment_seconds=60, workers=1)
+    loader = make_loader(
+        folder, streams=[VideoStream(local=folder, repeat=1.6)], batch_size=1, num_canonical_lanes=1, shuffle_seed=epoch
+    )
+    plain = {clip: rest for i in range(10) for clip, *rest in record(default_collate([loader.dataset[i]]))}
+    seen = [sample for batch in loader for sample in record(batch)]
+    assert len(seen) == 16
+    assert all(plain[clip] == rest for clip, *rest in seen)
 
 
 REFUSED = [

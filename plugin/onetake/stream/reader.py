@@ -6,6 +6,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +59,14 @@ class ClipPlace:
         return frames
 
 
+class _Lane(NamedTuple):
+    """A lane's open decoder, and the first clip of the segment that it is planned for."""
+
+    shard: VideoShard
+    first_clip: int
+    decoder: ClipDecoder[NDArray[np.uint8]]
+
+
 class LaneReader:
     """Reads clips, keeping a decoder open per lane. Not thread-safe; belongs to one process.
 
@@ -68,7 +77,7 @@ class LaneReader:
     def __init__(self, counters: Counters) -> None:
         self.counters = counters
         self._pid = os.getpid()
-        self._lanes: dict[int, tuple[VideoShard, ClipDecoder[NDArray[np.uint8]]]] = {}
+        self._lanes: dict[int, _Lane] = {}
         self._random: OrderedDict[int, ClipDecoder[NDArray[np.uint8]]] = OrderedDict()
 
     @property
@@ -114,14 +123,14 @@ class LaneReader:
         return ClipDecoder(video, source, converter(place.stream.frame_size, video.rotation), self.counters, plan)
 
     def _lane_decoder(self, place: ClipPlace, lane: int) -> ClipDecoder[NDArray[np.uint8]]:
-        shard, decoder = self._lanes.get(lane, (None, None))
-        if decoder is not None and shard is place.shard:
-            return decoder
-        if decoder is not None:
-            decoder.close()
-            del self._lanes[lane]
+        known = self._lanes.get(lane)
+        # An epoch may have a segment twice in a row, and the decoder be planned for the end of it alone.
+        if known is not None and known.shard is place.shard and known.first_clip <= place.clip_in_segment:
+            return known.decoder
+        if known is not None:
+            self.close(lane, known.shard)
         decoder = self._open(place, place.frames_from_here())
-        self._lanes[lane] = place.shard, decoder
+        self._lanes[lane] = _Lane(place.shard, place.clip_in_segment, decoder)
         return decoder
 
     def _random_decoder(self, place: ClipPlace) -> ClipDecoder[NDArray[np.uint8]]:
@@ -137,14 +146,15 @@ class LaneReader:
         if lane is None:
             decoder = self._random.pop(id(shard), None)
         else:
-            _, decoder = self._lanes.pop(lane, (None, None))
+            known = self._lanes.pop(lane, None)
+            decoder = known and known.decoder
         if decoder is not None:
             decoder.close()
 
     def close_all(self) -> None:
         """Close every decoder."""
-        for _, decoder in self._lanes.values():
-            decoder.close()
+        for lane in self._lanes.values():
+            lane.decoder.close()
         for decoder in self._random.values():
             decoder.close()
         self._lanes.clear()
