@@ -66,6 +66,8 @@ def test_cursors_tell_the_time_of_every_lane():
     assert packed["frame_seconds"] == [[1 / 30, 1], [0.04, 2]]
     with pytest.raises(ResumeError, match="damaged"):
         cursor_seconds({**packed, "frame_seconds": []})
+    with pytest.raises(ResumeError, match="damaged"):
+        cursor_seconds({**packed, "frame_seconds": [[0.04, 10**12], [0.04, 3 - 10**12]]})
 
 
 LANES = [

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from onetake.core.tuner import (
     BOTTLENECKS,
     CALM_WINDOWS,
+    FUTILE_RAISES,
     STEADY_WINDOWS,
     Bounds,
     History,
@@ -34,8 +35,8 @@ TABLE = [
     ((64, 2), seen(5, download=300), (64, 2), "none", None),
     ((64, 2), seen(5.1, download=300), (128, 2), "download", "waited 5% .* downloads: predownload 64 -> 128$"),
     ((300, 2), seen(40, 300, 50), (512, 2), "download", "predownload 300 -> 512$"),
-    ((512, 2), seen(40, 300, 50), (512, 2), "download", "predownload=512 can't be raised .* raise cache_limit="),
-    ((900, 2), seen(40, 300, 50), (900, 2), "download", "predownload=900 can't be raised"),
+    ((512, 2), seen(40, 300, 50), (512, 2), "download", "predownload above 512 does not help or .* raise cache_limit="),
+    ((900, 2), seen(40, 300, 50), (900, 2), "download", "predownload above 900 does not help"),
     ((64, None), seen(60, 50, 10, workers=0), (128, None), "download", "predownload 64 -> 128$"),
     ((64, 2), seen(40, 300, 1300, workers=16), (64, 3), "uneven", "prefetch_factor 2 -> 3$"),  # 19% of the work
     ((64, 2), seen(40, 19, 100), (64, 3), "uneven", "prefetch_factor 2 -> 3$"),  # less than half of the stall
@@ -93,6 +94,15 @@ def test_steadily_decode_bound_is_said_once_with_the_workers_that_it_takes(obser
 def test_what_cannot_be_raised_is_said_once():
     _, reasons = run(Settings(64, 2), [seen(40, 300, 50)] * 10)
     assert [window for window, _ in reasons] == [0, 1, 2, 3]  # 128, 256, 512, and that there is no more
+
+
+def test_predownload_is_not_raised_for_ever_where_that_does_not_help():
+    bounds = replace(BOUNDS, max_predownload=10**9)
+    settings, reasons = run(Settings(64, 2), [seen(40, 300, 50)] * 30, bounds)
+    assert settings == Settings(64 * 2**FUTILE_RAISES, 2)
+    assert "above 2048 does not help" in reasons[-1][1]
+    falling = [seen(90 * 0.8**n, 300, 50) for n in range(10)]
+    assert run(Settings(64, 2), falling, bounds)[0] == Settings(64 * 2**10, 2)
 
 
 def test_memory_is_given_back_when_nothing_stalls_for_long():

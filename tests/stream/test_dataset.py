@@ -200,6 +200,7 @@ def test_the_dataset_iterates_by_itself_and_in_a_plain_dataloader(numbered):
 
 
 REFUSED = [
+    ({"drop_last": True, "batch_size": 1000, "num_canonical_lanes": 4}, "drop_last=True with fewer clips than"),
     ({"frame_sizes": 32}, "VideoDataset has no argument frame_sizes=; did you mean 'frame_size'"),
     ({"download_retries": 3}, "VideoDataset has no argument download_retries=; did you mean 'download_retry'"),
     ({"clips": None}, "no clips= given"),

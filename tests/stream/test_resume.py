@@ -187,3 +187,15 @@ def test_looking_at_a_clip_and_iterating_before_workers_start(numbered, tmp_path
     assert sum(1 for _ in dataset) == len(dataset)
     loader = VideoLoader(dataset, 2, multiprocessing_context=context)
     assert [record(batch) for batch in loader] == epochs[1]
+
+
+@pytest.mark.parametrize("batches, epoch", [(1, 0), (2, 1)])
+def test_an_epoch_that_failed_in_its_first_step_is_not_over(numbered, batches, epoch):
+    """Composer asks for a state of no trained samples at an epoch's end, and after a first step that failed."""
+    loader = make_loader(numbered)
+    running = iter(loader)
+    for _ in range(batches):
+        next(running)
+    running.close()
+    state = loader.dataset.state_dict(0, True)
+    assert (state["epoch"], state["sample_in_epoch"]) == (epoch, 0)

@@ -313,6 +313,11 @@ def test_bounds_follow_memory_and_cache(numbered, tmp_path):
     assert 1 < bounds.max_prefetch_factor <= 64
     in_place.batch_bytes = 10**15
     assert LoaderTuner(in_place).bounds.max_prefetch_factor == 2  # no more than is taken already
+    tuner = LoaderTuner(in_place)
+    in_place.batch_bytes = 10**6
+    most = tuner.bounds.max_prefetch_factor
+    in_place.prefetch_factor = most
+    assert tuner.bounds.max_prefetch_factor == most  # memory that batches in flight will take is not free
     small, large = (
         LoaderTuner(make_loader(numbered, 2, remote=numbered, local=tmp_path / limit, cache_limit=limit)).bounds
         for limit in ("4mb", "30mb")

@@ -119,6 +119,15 @@ def test_every_time_that_a_clip_comes_it_is_augmented_anew(numbered):
     assert all(times == {0, 1} for times in occurrences.values())
 
 
+def test_by_video_a_video_that_comes_again_is_drained_at_another_time(numbered):
+    loader = make_loader(
+        numbered, streams=[VideoStream(local=numbered, repeat=3)], shuffle_by="video", num_canonical_lanes=1
+    )
+    videos = [video for batch in loader for _, video, *_ in record(batch)]
+    drains = [video for number, video in enumerate(videos) if number == 0 or videos[number - 1] != video]
+    assert len(drains) > 2 * len(set(videos))
+
+
 @pytest.mark.parametrize("epoch", range(6))
 def test_a_part_of_a_segment_and_then_all_of_it(tmp_path_factory, epoch):
     """A lane's decoder that was opened for the end of a segment must not be asked for its beginning."""
@@ -142,6 +151,8 @@ REFUSED = [
     ({"proportion": 1}, {"repeat": 1}, {}, "do not go together"),
     ({"repeat": 1}, {}, {"epoch_size": 100}, "epoch_size=100 do not go together"),
     ({"choose": 0}, {"choose": 0}, {}, "takes no clip of any stream"),
+    ({"repeat": 0.001}, {"repeat": 0.001}, {}, "takes no clip of any stream"),
+    ({}, {}, {"epoch_size": 0}, "takes no clip of any stream"),
 ]
 
 

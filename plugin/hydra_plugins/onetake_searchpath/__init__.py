@@ -14,4 +14,4 @@ class OnetakeSearchPath(SearchPathPlugin):
     """Appends the folder of onetake's configs to the search path."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        search_path.append("onetake", shipped_folder("configs").as_uri())
+        search_path.append("onetake", f"file://{shipped_folder('configs')}")  # Hydra takes it literally

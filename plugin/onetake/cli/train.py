@@ -23,7 +23,9 @@ For example:
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 def train_command(args: tuple[str, ...]) -> None:
     """Train on clips, with Lightning (Hydra configs) or with Composer (a recipe)."""
-    if args and args[0].endswith((".yaml", ".yml")):
+    first = next((word for word in args if not word.startswith("-")), "")
+    hydras = any(word.startswith("--config-") for word in args)  # whose values may be YAML files
+    if first.endswith((".yaml", ".yml")) and "=" not in first and not hydras:
         require("composer", "composer", "onetake train RECIPE.yaml")
         from onetake.composer.train import main
     else:

@@ -39,6 +39,10 @@ class ExactResume(Callback):
         if loader.started:
             loader.load_state_dict(loader.dataset.state_dict(trained, True))
             state.dataset_resumption["train"] = True  # else Composer runs the loader up to here a second time
+        elif trained and loader.dataset.state_dict(0, False)["sample_in_epoch"] != trained:
+            state.dataset_resumption.pop(
+                "train", None
+            )  # that was for another loader: Composer runs this one up to here
         if trained and state.dataset_resumption.get("train") and state.dataloader_len is not None:
             batch = loader.dataset.global_batch_size
             left = -(-(int(state.dataloader_len) * batch - trained) // batch)  # batches may have been of another size

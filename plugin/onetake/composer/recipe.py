@@ -104,8 +104,8 @@ def find_recipe(name: str) -> tuple[Path, bool]:
     if path.is_file():
         return path, False
     folder = shipped_folder("recipes")
-    shipped = folder / path.with_suffix(".yaml").name
-    if shipped.is_file():
+    shipped = folder / path.name
+    if name in (path.name, f"recipes/{path.name}") and shipped.is_file():
         return shipped, True
     known = sorted(each.name for each in folder.glob("*.yaml"))
     raise ConfigError(f"there is no recipe {name!r}, nor one that comes with onetake{nearest(path.name, known)}")

@@ -26,7 +26,7 @@ class AdaptivePrefetch(Callback):
         bounds: how far the settings may go. None: half of the free memory, 80% of the free disk or ``cache_limit``.
 
     Raises:
-        SpecError: after the first batch, where the training loader is no VideoLoader.
+        SpecError: at the start of a fit, where the training loader is no VideoLoader.
     """
 
     def __init__(self, every: int = 20, bounds: Bounds | None = None) -> None:

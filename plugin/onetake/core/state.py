@@ -66,7 +66,8 @@ def cursor_seconds(packed: Mapping[str, Any]) -> list[float | None]:
         ResumeError: ``packed`` is not what ``pack_cursors`` gives.
     """
     try:
-        if sum(count for _, count in packed["frame_seconds"]) != len(packed["video_ids"]):
+        counts = [count for _, count in packed["frame_seconds"]]
+        if min(counts, default=1) < 1 or sum(counts) != len(packed["video_ids"]):
             raise ValueError("not one duration per video")
         seconds = [float(duration) for duration, count in packed["frame_seconds"] for _ in range(count)]
         return [None if video < 0 else frame * seconds[video] for video, frame in packed["lanes"]]

@@ -4,7 +4,7 @@
     ------     -------                            ----------   ------------
     up to 1%   any                                none         after CALM_WINDOWS of them, memory is given back
     up to 5%   any                                none         nothing
-    more       wait for downloads                 download     predownload is doubled
+    more       wait for downloads                 download     predownload is doubled, as long as that helps
     more       decode all the time (BUSY_SHARE)   decode       nothing helps: after STEADY_WINDOWS of them it is said,
                                                                once, how many workers would
     more       neither: some clips take longer    uneven       prefetch_factor is raised by half
@@ -25,6 +25,8 @@ STALL_FRACTION = 0.05
 CALM_WINDOWS = 20
 STEADY_WINDOWS = 3
 BUSY_SHARE = 0.85  # of the workers' time, from which on they are never ahead
+FUTILE_RAISES = 5  # of predownload in a row that do not help, from which on it is left as it is
+HELPS = 0.9  # of the least stalls so far, or less, is an improvement
 DOWNLOAD_SHARE = 0.2  # of the time that workers were not idle
 MAX_WORKERS_NAMED = 256
 
@@ -109,6 +111,8 @@ class History:
     Attributes:
         calm_windows: windows without stalls, up to the last one.
         decode_windows: windows with the bottleneck "decode", up to the last one.
+        least_stall: the least stall fraction since downloads are the bottleneck.
+        futile_raises: raises of predownload in a row that did not lower it.
         lowered: the settings that memory was last given back from.
         floor: how far they may be lowered, since less has stalled.
         told: what was said once and is not said again.
@@ -116,6 +120,8 @@ class History:
 
     calm_windows: int = 0
     decode_windows: int = 0
+    least_stall: float = 2.0
+    futile_raises: int = 0
     lowered: Settings | None = None
     floor: Settings | None = None
     told: frozenset[str] = field(default_factory=frozenset)
@@ -149,13 +155,16 @@ def tune(settings: Settings, seen: Observation, bounds: Bounds, history: History
     history = replace(history, calm_windows=0, decode_windows=0, lowered=None, floor=floor)
     share = f"training waited {seen.stall_fraction:.0%} of the time"
     if bottleneck == "download":
+        helped = seen.stall_fraction < HELPS * history.least_stall
+        least = min(seen.stall_fraction, history.least_stall)
+        history = replace(history, least_stall=least, futile_raises=0 if helped else history.futile_raises + 1)
         wanted = min(2 * settings.predownload, max(bounds.max_predownload, settings.predownload))
-        if wanted > settings.predownload:
+        if wanted > settings.predownload and history.futile_raises < FUTILE_RAISES:
             reason = f"{share}, workers for downloads: predownload {settings.predownload} -> {wanted}"
             return Decision(replace(settings, predownload=wanted), bottleneck, reason, history)
         reason = (
-            f"{share}, workers for downloads, and predownload={settings.predownload} can't be raised within the cache: "
-            "the remote is slower than training; more workers download side by side, or raise cache_limit="
+            f"{share}, workers for downloads, and a predownload above {settings.predownload} does not help or does not "
+            "fit the cache: the remote is slower than training; more workers download side by side, or raise cache_limit="
         )
         return _once(settings, bottleneck, reason, history)
     if bottleneck == "decode":
@@ -199,7 +208,7 @@ def _decode_bound(seen: Observation) -> str:
 
 
 def _calm(settings: Settings, seen: Observation, bounds: Bounds, history: History) -> Decision:
-    history = replace(history, decode_windows=0)
+    history = replace(history, decode_windows=0, least_stall=2.0, futile_raises=0)
     if seen.stall_fraction > CALM_FRACTION:
         return Decision(settings, "none", None, replace(history, calm_windows=0))
     if history.calm_windows + 1 < CALM_WINDOWS:

@@ -36,6 +36,9 @@ _REPLACED = {
 }
 
 
+_NOTHING = "an epoch takes no clip of any stream: raise proportion=, repeat=, choose= or epoch_size="
+
+
 def refuse_replaced(arguments: Iterable[str]) -> None:
     """Raise SpecError for an argument of StreamingDataset that lanes replace, with the reason."""
     for name in arguments:
@@ -84,11 +87,12 @@ def check_cache_limit(limit: int | str, streams: Sequence[VideoStream]) -> int:
 def weigh_streams(streams: Sequence[VideoStream], epoch_size: int | str | None, seed: int) -> None:
     """Settle how many clips an epoch takes of each stream, as the host will; SpecError if that can't be done."""
     if all(0 in stream.weights.values() for stream in streams):
-        raise SpecError("an epoch takes no clip of any stream: raise proportion=, repeat= or choose=")
+        raise SpecError(_NOTHING)
     try:
-        size = number_abbrev_to_int(epoch_size) if epoch_size else None
+        size = None if epoch_size is None else number_abbrev_to_int(epoch_size)
         clips = np.array([stream.num_clips for stream in streams], np.int64)
-        VideoStream.apply_weights(streams, clips, size, seed)
+        with np.errstate(invalid="ignore"):  # shares of nothing
+            VideoStream.apply_weights(streams, clips, size, seed)
     except ValueError as error:
         weights = ", ".join(str(stream.weights or "none") for stream in streams)
         raise SpecError(
@@ -97,6 +101,8 @@ def weigh_streams(streams: Sequence[VideoStream], epoch_size: int | str | None, 
     for stream in streams:
         stream.num_chosen = int(stream.choose)
         stream.forget_weights()
+    if size == 0 or not any(stream.num_chosen for stream in streams):
+        raise SpecError(_NOTHING)
 
 
 def choose_lanes(

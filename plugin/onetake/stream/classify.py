@@ -109,7 +109,16 @@ def clip_loss(logits: Tensor, batch: dict[str, Any]) -> tuple[Tensor, Tensor, in
     """Mean cross-entropy and accuracy over the clips of a batch that are no padding, and how many they are.
 
     A batch of nothing but padding has the loss 0, with a gradient, so that DDP's ranks stay together.
+
+    Raises:
+        ConfigError: a label is beyond the model's classes.
     """
+    highest = int(batch["label"].max())
+    if highest >= logits.shape[1]:
+        raise ConfigError(
+            f"a sample has label {highest}, but the model has num_classes={logits.shape[1]}: set it to the number of "
+            "classes"
+        )
     keep = ~batch["is_pad"]
     losses = functional.cross_entropy(logits, batch["label"], reduction="none")
     correct = (logits.argmax(1) == batch["label"]).float()

@@ -128,6 +128,11 @@ class VideoDataset(OrderedDataset):
             raise SpecError("two of the streams= have the same remote=, local= and clips=: leave one out")
         weigh_streams(streams, kwargs.get("epoch_size"), shuffle_seed)
         global_batch = batch_size * world.num_ranks // (kwargs.get("replication") or 1)
+        if drop_last and sum(stream.num_chosen for stream in streams) < global_batch:
+            raise SpecError(
+                f"drop_last=True with fewer clips than a global batch of {global_batch} leaves no batch: lower "
+                "batch_size="
+            )
         lanes = choose_lanes(streams, global_batch, num_canonical_lanes, warn=world.is_leader)
         predownload = 8 * batch_size if predownload is None else predownload
         check_count("predownload", predownload)
@@ -261,7 +266,10 @@ class VideoDataset(OrderedDataset):
         return sample
 
     def sample_seed(self, clip_id: int, epoch: int, occurrence: int = 0, is_pad: bool = False) -> int:
-        """The seed of a sample's random transforms; see ``core.seeds``."""
+        """The seed of a sample's random transforms; see ``core.seeds``. Where every epoch has the same samples in the
+        same order, as in validation, they are also drawn for alike."""
+        if self.sampling_method == "fixed" and not self.shuffle:
+            epoch = 0
         place = self._place(clip_id)[1]
         times = 2 * occurrence + int(is_pad)
         return sample_seed(self.shuffle_seed, epoch, place.stream.name, place.video_id, place.start_frame, times)

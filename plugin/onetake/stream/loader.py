@@ -86,10 +86,13 @@ class VideoLoader(HostLoader):
         self._iterations += 1
         iteration = self._iterations
         self.clock.begin()
+        exhausted = False
         try:
             yield from self._timed(super().__iter__())
+            exhausted = True
         finally:
-            if iteration == self._iterations:
+            # Left after one batch, it may be that this batch failed: the epoch is not over.
+            if iteration == self._iterations and (exhausted or self._batches_in_epoch > 1):
                 self.dataset.end_epoch()
 
     def _timed(self, batches: Iterator[Any]) -> Iterator[Any]:

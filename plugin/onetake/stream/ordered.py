@@ -83,7 +83,8 @@ class OrderedDataset(HostDataset):
             self.shuffle_seed,
             epoch if self.sampling_method == "balanced" else 0,
         )
-        videos = self._video_per_segment[runs.segment]
+        # A video that comes again is drained again, at another time.
+        videos = self._video_per_segment[runs.segment] + runs.occurrence * (self._video_per_segment[-1] + 1)
         order = run_order(videos, self.shuffle, self.shuffle_by, self.shuffle_seed, epoch)
         return EpochOrder(runs.take(order), *self.lanes)
 

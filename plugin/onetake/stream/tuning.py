@@ -56,6 +56,7 @@ class LoaderTuner:
         self._segment_bytes = max(
             (shard.get_raw_size() for shard in loader.dataset.shards if not shard.in_place), default=0
         )
+        self._max_depth: int | None = None
         self._history = History()
         self._stats = loader.stats()
         self._steps, self._window_stop = 0, every
@@ -65,16 +66,18 @@ class LoaderTuner:
     def bounds(self) -> Bounds:
         """How far the settings may go on this machine, once the loader has given a batch.
 
-        Half of the free shared memory (where that is less than the free memory) may be taken by batches in flight,
-        and the cache's limit, or 80% of the free disk, by segments fetched ahead; every rank of the node gets its part.
+        Batches in flight may take half of the shared memory that was free at first (or of the memory, where that is
+        less), and segments fetched ahead the cache's limit, or 80% of the free disk; every rank of the node its part.
         """
         loader, dataset = self._loader, self._loader.dataset
         world, workers = dataset.node_world, max(loader.num_workers, 1)
-        free = psutil.virtual_memory().available
-        if _SHARED_MEMORY.exists():
-            free = min(free, shutil.disk_usage(_SHARED_MEMORY).free)
-        more = int(_MEMORY_SHARE * free / world.ranks_per_node / max(loader.batch_bytes * workers, 1))
-        depth = min((loader.prefetch_factor or 0) + more, MAX_PREFETCH_FACTOR)
+        if self._max_depth is None:  # once: later, what is in flight may be taken for free
+            free = psutil.virtual_memory().available
+            if _SHARED_MEMORY.exists():
+                free = min(free, shutil.disk_usage(_SHARED_MEMORY).free)
+            more = int(_MEMORY_SHARE * free / world.ranks_per_node / max(loader.batch_bytes * workers, 1))
+            self._max_depth = min((loader.prefetch_factor or 0) + more, MAX_PREFETCH_FACTOR)
+        depth = self._max_depth
         if not self._segment_bytes:
             return Bounds(dataset.predownload, depth, dataset.predownload, downloads=False)
         if dataset.cache_limit is None:
