@@ -324,6 +324,9 @@ def test_a_recipe_that_is_not_there():
         ConfigError, match="there is no recipe 'clasify.yaml', nor one .*; did you mean 'classify.yaml'"
     ):
         find_recipe("clasify.yaml")
+    for elsewhere in ("nowhere/classify.yaml", ""):  # a mistyped path must not train another recipe
+        with pytest.raises(ConfigError, match="there is no recipe"):
+            find_recipe(elsewhere)
 
 
 def test_a_global_batch_that_the_devices_do_not_divide(videos):

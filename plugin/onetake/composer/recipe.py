@@ -104,7 +104,7 @@ def find_recipe(name: str) -> tuple[Path, bool]:
     if path.is_file():
         return path, False
     folder = shipped_folder("recipes")
-    shipped = folder / path.name
+    shipped = folder / f"{path.name.removesuffix('.yaml')}.yaml"
     if name in (path.name, f"recipes/{path.name}") and shipped.is_file():
         return shipped, True
     known = sorted(each.name for each in folder.glob("*.yaml"))

@@ -164,7 +164,8 @@ def tune(settings: Settings, seen: Observation, bounds: Bounds, history: History
             return Decision(replace(settings, predownload=wanted), bottleneck, reason, history)
         reason = (
             f"{share}, workers for downloads, and a predownload above {settings.predownload} does not help or does not "
-            "fit the cache: the remote is slower than training; more workers download side by side, or raise cache_limit="
+            "fit the cache: the remote is slower than training; more workers download side by side, or raise "
+            "cache_limit="
         )
         return _once(settings, bottleneck, reason, history)
     if bottleneck == "decode":
