@@ -16,6 +16,7 @@ from onetake.stream.source import Folder
 
 # Tests share few cores with the workers that they start; threads that wait for one another would rule the time.
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # ranks meet on loopback, not on what the host's name resolves to
 torch.set_num_threads(1)
 
 DISTRIBUTED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
