@@ -17,6 +17,7 @@ from onetake import VideoDataset, VideoStream
 from onetake.core.errors import CacheError, DecodeError, IndexFileError, SourceError
 from onetake.decode.build import index_videos
 from onetake.decode.synthetic import write_numbered_video
+from onetake.stream.shard import VideoShard
 from tests.helpers import SPEC, decode_all, make_loader, record
 
 
@@ -220,6 +221,32 @@ def test_a_cut_off_segment_in_the_cache_is_fetched_again(numbered, tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     loader = make_loader(numbered, remote=numbered, local=tmp_path)
     assert [record(batch) for batch in loader] == expected
+
+
+def test_a_cut_off_segment_is_fetched_again_by_another_thread_at_the_same_moment(numbered, tmp_path, monkeypatch):
+    list(make_loader(numbered, remote=numbered, local=tmp_path))
+    path = segment_files(tmp_path)[0]
+    path.write_bytes(path.read_bytes()[:-100])
+    dataset = make_loader(numbered, remote=numbered, local=tmp_path).dataset
+    shard = next(number for number, shard in enumerate(dataset.shards) if shard.path == path)
+    evict = VideoShard.evict
+
+    def evict_and_fetch(self):
+        original = Path.unlink
+
+        def unlink(file, missing_ok=False):
+            original(file, missing_ok=missing_ok)
+            if file == path:
+                dataset.prepare_shard(shard)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", unlink)
+            return evict(self)
+
+    first = sum(each.samples for each in dataset.shards[:shard])
+    with monkeypatch.context() as patch:
+        patch.setattr(VideoShard, "evict", evict_and_fetch)
+        assert dataset[first]["valid"]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -54,7 +54,8 @@ class VideoShard(Reader):
         """Delete the cached files; how many bytes that freed."""
         freed = self.bytes_on_disk()
         if not self.in_place:
-            for path in (self.path, self.table_path):
+            # The table first: where the bytes are missing, another thread fetches both again at once.
+            for path in (self.table_path, self.path):
                 path.unlink(missing_ok=True)
         return freed
 
