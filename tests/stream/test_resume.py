@@ -199,3 +199,14 @@ def test_an_epoch_that_failed_in_its_first_step_is_not_over(numbered, batches, e
     running.close()
     state = loader.dataset.state_dict(0, True)
     assert (state["epoch"], state["sample_in_epoch"]) == (epoch, 0)
+
+
+def test_an_epoch_whose_only_batch_was_given_is_over(numbered):
+    """Composer stops at the number of batches, and never asks for the end."""
+    loader = make_loader(numbered)
+    loader.load_state_dict(loader.dataset.state_at(0, (len(loader) - 1) * 4))
+    running = iter(loader)
+    next(running)
+    running.close()
+    state = loader.dataset.state_dict(0, True)
+    assert (state["epoch"], state["sample_in_epoch"]) == (1, 0)

@@ -56,6 +56,11 @@ class ExactResume(Callback):
         at = loader.dataset.state_dict(0, False)  # after the last batch of all it may say the next epoch already
         loader.load_state_dict(loader.dataset.state_at(at["epoch"] + 1, 0) if at["sample_in_epoch"] else at)
 
+    def epoch_end(self, state: State, logger: Logger) -> None:
+        """Tell the videos: the loader cannot know where ``train_subset_num_batches=`` ends the epoch."""
+        if isinstance(state.train_dataloader, VideoLoader):
+            state.train_dataloader.dataset.end_epoch()
+
     def before_dataloader(self, state: State, logger: Logger) -> None:
         """The Trainer has taken the number of batches that are left: give the whole epoch's back."""
         if self._whole_epoch is not None:

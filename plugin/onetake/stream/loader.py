@@ -91,8 +91,9 @@ class VideoLoader(HostLoader):
             yield from self._timed(super().__iter__())
             exhausted = True
         finally:
-            # Left after one batch, it may be that this batch failed: the epoch is not over.
-            if iteration == self._iterations and (exhausted or self._batches_in_epoch > 1):
+            # Composer does not ask beyond the last batch. Left after one of several, that one may have failed.
+            last = self._batches_in_epoch == self.dataset.batches_left(self._first_sample)
+            if iteration == self._iterations and (exhausted or last or self._batches_in_epoch > 1):
                 self.dataset.end_epoch()
 
     def _timed(self, batches: Iterator[Any]) -> Iterator[Any]:

@@ -101,6 +101,10 @@ class OrderedDataset(HostDataset):
         self.clear_failure()
         return int(self._point[0]), int(self._point[1])
 
+    def batches_left(self, sample: int) -> int:
+        """Batches of an epoch that goes on at ``sample``."""
+        return num_batches(max(self.num_clips - sample, 0), self.global_batch_size, self.drop_last)
+
     def end_epoch(self) -> None:
         """Note that the iteration is over, at its end or before; loaders call it."""
         self._over = True
@@ -137,7 +141,7 @@ class OrderedDataset(HostDataset):
     def state_at(self, epoch: int, sample: int) -> dict[str, Any]:
         """The state from which training goes on after ``sample`` trained samples of ``epoch``, counted over all
         ranks. Plain containers only. A finished epoch is saved as the start of the next."""
-        if not num_batches(max(self.num_clips - sample, 0), self.global_batch_size, self.drop_last):
+        if not self.batches_left(sample):
             epoch, sample = epoch + 1, 0
         return self._state(epoch, sample)
 
