@@ -10,7 +10,6 @@ import lightning.pytorch as pl
 from torch import Tensor
 
 from onetake.core.errors import SpecError
-from onetake.core.order import num_batches
 from onetake.lightning.compat import (
     accept_sized_loaders,
     distributed_environment,
@@ -199,8 +198,7 @@ class VideoDataModule(pl.LightningDataModule):
     def _batches_before(self, first_sample: int) -> int:
         """How many of an epoch's batches are not given any more when it goes on at ``first_sample``."""
         dataset = self._loaders["train"].dataset
-        left = num_batches(max(dataset.num_clips - first_sample, 0), dataset.global_batch_size, dataset.drop_last)
-        return dataset.num_batches - left
+        return dataset.num_batches - dataset.batches_left(first_sample)
 
     def state_dict(self) -> dict[str, Any]:
         """The training position, for the checkpoint."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from os import PathLike, fspath
 from pathlib import PurePosixPath
 from typing import Any
@@ -84,7 +85,7 @@ class ClipClassifier(nn.Module):
                 f"network {network!r} is no video model of torchvision{nearest(network, list_models(module=video))}"
             )
         try:
-            self.network = (load_object(network) if foreign else _torchvision(network))(
+            self.network = (load_object(network) if foreign else partial(get_model, network))(
                 num_classes=num_classes, **options
             )
         except TypeError as error:
@@ -99,10 +100,6 @@ class ClipClassifier(nn.Module):
             clips = clips.float() / 255
         logits: Tensor = self.network((clips - self.mean) / self.std)
         return logits
-
-
-def _torchvision(name: str) -> Any:
-    return lambda **options: get_model(name, **options)
 
 
 def clip_loss(logits: Tensor, batch: dict[str, Any]) -> tuple[Tensor, Tensor, int]:

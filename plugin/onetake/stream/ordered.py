@@ -33,6 +33,8 @@ class OrderedDataset(HostDataset):
         self._begun = self._iterated = self._over = False
         self._epoch = 0
         self._clips_per_segment = np.asarray(self.samples_per_shard, np.int64)
+        # Whether an epoch has clips of some stream more than once. Asked for every sample, so settled here.
+        self.repeats = any(stream.num_chosen > stream.num_clips for stream in self.streams)
         videos, first = [], 0
         for stream in self.streams:
             videos.append(stream.index.video[stream.segments] + first)
@@ -53,11 +55,6 @@ class OrderedDataset(HostDataset):
     def num_clips(self) -> int:
         """Clips in an epoch, repeats not counted."""
         return int(self.epoch_size)
-
-    @property
-    def repeats(self) -> bool:
-        """Whether an epoch has clips of some stream more than once."""
-        return any(stream.num_chosen > stream.num_clips for stream in self.streams)
 
     @property
     def num_batches(self) -> int:

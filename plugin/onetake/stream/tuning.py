@@ -6,6 +6,7 @@ import logging
 import shutil
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import psutil
 
@@ -15,7 +16,7 @@ from onetake.stream.checks import check_count
 from onetake.stream.loader import VideoLoader
 from onetake.stream.stalls import MAX_STEPS
 
-__all__ = ["LoaderTuner"]
+__all__ = ["LoaderTuner", "TunesPrefetch"]
 
 logger = logging.getLogger(__name__)
 
@@ -95,11 +96,6 @@ class LoaderTuner:
         )
 
     @property
-    def loader(self) -> VideoLoader:
-        """The loader that is tuned."""
-        return self._loader
-
-    @property
     def settings(self) -> Settings:
         """As they are."""
         return Settings(self._loader.dataset.predownload, self._loader.prefetch_factor)
@@ -157,3 +153,41 @@ class LoaderTuner:
                 # What only the user can mend is shown by default.
                 level = logging.WARNING if after == before else logging.INFO
                 logger.log(level, "step %d: %s", self._steps, decision.reason)
+
+
+class TunesPrefetch:
+    """What the AdaptivePrefetch callbacks of both frameworks share.
+
+    A callback sets ``predownload`` and ``prefetch_factor`` of the training loader while it runs, by the stalls that it
+    sees. The clips and their order stay the same. Every change is told with its reason to Python's logging (logger
+    "onetake.stream.tuning": changes at level INFO; what only the user can mend, once, at level WARNING). After every
+    window the Trainer's loggers get ``data/stall_fraction`` (the share of the time that training waited),
+    ``data/predownload``, ``data/prefetch_factor`` and ``data/bottleneck`` (0 none, 1 download, 2 decode, 3 uneven
+    decode times). On several devices each tunes its own loader, and the first one's metrics are logged.
+
+    Args:
+        every: steps in a window.
+        bounds: how far the settings may go. None: half of the free memory, 80% of the free disk or ``cache_limit``.
+
+    Raises:
+        SpecError: at the start of training, where the training loader is no VideoLoader.
+    """
+
+    def __init__(self, every: int = 20, bounds: Bounds | None = None) -> None:
+        self._every = every
+        self._bounds = bounds
+        self._tuner: LoaderTuner | None = None
+
+    @property
+    def changes(self) -> list[tuple[int, str]]:
+        """(step of this fit, reason) of every change and advice so far."""
+        return self._tuner.changes if self._tuner else []
+
+    def begin_tuning(self, loader: Any) -> None:
+        """Training starts on ``loader``."""
+        self._tuner = LoaderTuner(loader, self._every, self._bounds)
+
+    def tune_after_step(self) -> dict[str, float] | None:
+        """A batch was trained on: what to log, at the end of a window."""
+        assert self._tuner is not None
+        return self._tuner.step()
