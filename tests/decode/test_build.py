@@ -15,7 +15,7 @@ import pytest
 from onetake.core.errors import SourceError, SpecError
 from onetake.core.index import CONTAINER, PACKETS
 from onetake.decode.build import index_videos
-from onetake.decode.store import INDEX_FILES, read_index, read_table
+from onetake.decode.store import INDEX_FILES, read_index, read_keyframes, read_table
 from onetake.decode.synthetic import write_numbered_video
 
 
@@ -87,6 +87,23 @@ def test_segments_start_at_keyframes_follow_one_another_and_are_about_as_long_as
             assert len(table.key_rows) == found.num_keyframes[segment]
             assert table.frame[0] == found.first_frame[segment] or (table.frame[0] == -1 and segment == segments[0])
     assert np.bincount(found.video).tolist() == [4, 2, 2, 1]
+
+
+def test_keyframes_are_known_without_packet_tables(videos, tmp_path):
+    found = index(videos, tmp_path).index
+    keys = read_keyframes(tmp_path, found)
+    assert len(keys.start) == found.num_segments + 1
+    assert keys.start[-1] == len(keys.frame) == len(keys.pts)
+    for segment in range(found.num_segments):
+        table = read_table(tmp_path, found, segment)
+        shown = table.key_rows[table.frame[table.key_rows] >= 0]
+        own = slice(keys.start[segment], keys.start[segment + 1])
+        assert keys.frame[own].tolist() == table.frame[shown].tolist()
+        assert keys.pts[own].tolist() == table.pts[shown].tolist()
+        assert found.first_pts[segment] == table.pts[table.frame == found.first_frame[segment]][0]
+    cut = found.videos.index(next(video for video in found.videos if video.file == "sub/d.MP4"))
+    assert found.num_keyframes[found.video == cut].tolist() == [2]  # of which an edit list cuts the first away
+    assert keys.frame[keys.start[-2] :].tolist() == [19]
 
 
 def test_byte_ranges_hold_the_segments_packets_and_no_more(videos, tmp_path):

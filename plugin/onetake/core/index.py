@@ -20,12 +20,13 @@ __all__ = [
     "FORMAT_VERSION",
     "KEYFRAME",
     "PACKETS",
+    "Keyframes",
     "PacketTable",
     "Video",
     "VideoIndex",
 ]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 # Kinds of video. PACKETS: a packet's bytes stand in the file as they are, and decode to the right frames without
 # the container. CONTAINER: they don't; the file is fetched whole and demuxed.
@@ -125,9 +126,12 @@ class Video:
         extradata: the codec's out-of-band headers.
         time_base: (numerator, denominator) in seconds of one pts tick.
         duration: pts ticks from the first frame shown to the end of the last one.
+        frame_ticks: pts ticks from each frame to the next; 0 if that varies.
         width, height: of the decoded picture, in pixels, before any rotation.
         rotation: degrees by which a picture must be turned clockwise to stand upright: 0, 90, 180 or 270.
         pix_fmt: FFmpeg's name of the pixel format.
+        color_matrix: how its YUV is to be turned to RGB, such as "bt709"; "" if it does not say.
+        color_range: "full" or "limited"; "" if it does not say.
         stream_index: the stream's number in the container.
         container: FFmpeg's name of the container format.
     """
@@ -144,10 +148,13 @@ class Video:
     extradata: bytes
     time_base: tuple[int, int]
     duration: int
+    frame_ticks: int
     width: int
     height: int
     rotation: int
     pix_fmt: str
+    color_matrix: str
+    color_range: str
     stream_index: int
     container: str
 
@@ -155,6 +162,21 @@ class Video:
     def seconds(self) -> float:
         """How long it plays."""
         return self.duration * self.time_base[0] / self.time_base[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Keyframes:
+    """The K keyframes of all S segments, those that are never shown left out, in the order of segments.
+
+    Attributes:
+        start: int64 [S + 1], where each segment's begin; the last entry is K.
+        frame: int64 [K], frame numbers within the video.
+        pts: int64 [K], when they are shown, in ticks of the video's clock.
+    """
+
+    start: Int64Array
+    frame: Int64Array
+    pts: Int64Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +189,7 @@ class VideoIndex:
         video: int64 [S], each segment's video, as a number in ``videos``.
         first_frame: int64 [S], the segment's first frame, in presentation order.
         num_frames: int64 [S], its frames.
+        first_pts: int64 [S], when its first frame is shown, in ticks of the video's clock.
         byte_offset, byte_length: int64 [S], the stretch of the file that holds its packets.
         table_offset, table_length: int64 [S], where packets.bin holds its packet table.
         num_packets, num_keyframes: int64 [S].
@@ -177,6 +200,7 @@ class VideoIndex:
     video: Int64Array
     first_frame: Int64Array
     num_frames: Int64Array
+    first_pts: Int64Array
     byte_offset: Int64Array
     byte_length: Int64Array
     table_offset: Int64Array

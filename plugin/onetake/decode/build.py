@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from onetake.core.errors import IndexFileError, OnetakeError, SourceError, SpecError, VideoError
-from onetake.core.index import CONTAINER, VideoIndex
+from onetake.core.index import CONTAINER, Keyframes, VideoIndex
 from onetake.decode.check import check_video
 from onetake.decode.container import VIDEO_SUFFIXES
 from onetake.decode.probe import scan_video, segment_rows
@@ -23,6 +23,7 @@ from onetake.decode.store import (
     check_target,
     read_header,
     read_index,
+    read_keyframes,
     read_table,
     read_table_bytes,
     safe_path,
@@ -137,16 +138,19 @@ def index_video(folder: Path, file: str, segment_seconds: float) -> IndexedVideo
     first = np.maximum(table.frame[starts], 0)
     first[0] = 0
     counts = np.diff(first, append=video.num_frames)
-    rows, tables = [], []
+    rows, tables, keys = [], [], []
     for start, stop, first_frame, num_frames in zip(
         starts.tolist(), [*starts[1:].tolist(), len(table)], first.tolist(), counts.tolist(), strict=True
     ):
         part = table[start:stop]
+        shown_keys = part.key_rows[part.frame[part.key_rows] >= 0]
+        keys.append((part.frame[shown_keys], part.pts[shown_keys]))
         offset, length = (0, video.file_bytes) if video.kind == CONTAINER else byte_range(part)
         rows.append(
             {
                 "first_frame": first_frame,
                 "num_frames": num_frames,
+                "first_pts": int(table.pts[table.frame == first_frame][0]),
                 "byte_offset": offset,
                 "byte_length": length,
                 "num_packets": len(part),
@@ -154,7 +158,12 @@ def index_video(folder: Path, file: str, segment_seconds: float) -> IndexedVideo
             }
         )
         tables.append(part.to_bytes())
-    return IndexedVideo(video, tuple(rows), tuple(tables))
+    keyframes = Keyframes(
+        start=np.cumsum([0, *(len(frames) for frames, _ in keys)]),
+        frame=np.concatenate([frames for frames, _ in keys]),
+        pts=np.concatenate([pts for _, pts in keys]),
+    )
+    return IndexedVideo(video, tuple(rows), keyframes, tuple(tables))
 
 
 def _list_videos(folder: Path) -> list[str]:
@@ -176,6 +185,7 @@ def _unchanged(folder: Path, files: list[str], target: Path, segment_seconds: fl
     """What an index that is already there knows about files that have not changed since."""
     try:
         header, index = read_header(target), read_index(target)
+        keyframes = read_keyframes(target, index)
     except IndexFileError:
         return {}
     if header.get("segment_seconds") != segment_seconds:
@@ -190,7 +200,9 @@ def _unchanged(folder: Path, files: list[str], target: Path, segment_seconds: fl
         if (stat.st_size, stat.st_mtime_ns) != (video.file_bytes, video.mtime_ns):
             continue
         segments = range(firsts[number], firsts[number + 1])
-        names = ("first_frame", "num_frames", "byte_offset", "byte_length", "num_packets", "num_keyframes")
+        own = slice(keyframes.start[firsts[number]], keyframes.start[firsts[number + 1]])
+        starts = keyframes.start[firsts[number] : firsts[number + 1] + 1] - own.start
+        names = ("first_frame", "num_frames", "first_pts", "byte_offset", "byte_length", "num_packets", "num_keyframes")
         rows = tuple({name: int(getattr(index, name)[s]) for name in names} for s in segments)
         try:
             for s in segments:
@@ -198,7 +210,8 @@ def _unchanged(folder: Path, files: list[str], target: Path, segment_seconds: fl
         except IndexFileError:
             continue
         tables = tuple(read_table_bytes(target, index, s) for s in segments)
-        known[video.file] = IndexedVideo(video, rows, tables)
+        keys = Keyframes(starts, keyframes.frame[own], keyframes.pts[own])
+        known[video.file] = IndexedVideo(video, rows, keys, tables)
     return known
 
 

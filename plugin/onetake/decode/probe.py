@@ -89,7 +89,8 @@ def scan_video(path: Path, video_id: str, file: str) -> tuple[Video, PacketTable
             raise VideoError(video_id, reason)
         table = PacketTable(offset_, size, pts_, number_frames(video_id, pts_, flags_), _start_flags(pts_, flags_))
         shown = np.sort(pts_[table.frame >= 0])
-        step = int(np.median(np.diff(shown))) if len(shown) > 1 else 0
+        steps = np.diff(shown)
+        step = int(np.median(steps)) if len(steps) else 0
         video = Video(
             video_id=video_id,
             file=file,
@@ -103,10 +104,13 @@ def scan_video(path: Path, video_id: str, file: str) -> tuple[Video, PacketTable
             extradata=bytes(codec.extradata or b""),
             time_base=(stream.time_base.numerator, stream.time_base.denominator),
             duration=int(shown[-1] - shown[0]) + step,
+            frame_ticks=step if np.all(steps == step) else 0,
             width=codec.width,
             height=codec.height,
             rotation=0,
             pix_fmt=codec.pix_fmt or "",
+            color_matrix="",
+            color_range="",
             stream_index=stream.index,
             container=container.format.name,
         )

@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from onetake.core.errors import IndexFileError, SourceError
-from onetake.core.index import CONTAINER, FORMAT_VERSION, PACKETS, PacketTable, Video, VideoIndex
+from onetake.core.index import CONTAINER, FORMAT_VERSION, PACKETS, Keyframes, PacketTable, Video, VideoIndex
 
 __all__ = [
     "INDEX_FILES",
@@ -29,6 +30,7 @@ __all__ = [
     "check_target",
     "read_header",
     "read_index",
+    "read_keyframes",
     "read_table",
     "safe_path",
     "write_index",
@@ -38,6 +40,9 @@ HEADER, VIDEOS, SEGMENTS, PACKETS_BIN = "index.json", "videos.parquet", "segment
 INDEX_FILES = (VIDEOS, SEGMENTS, PACKETS_BIN, HEADER)  # in the order in which they are written
 
 _SEGMENT_COLUMNS = tuple(field.name for field in fields(VideoIndex) if field.name not in ("generation", "videos"))
+# Per segment, a list with an entry for each keyframe that is shown: its frame and its pts, as steps from the entry
+# before, the first from the segment's first frame.
+_KEYFRAME_COLUMNS = ("key_frames", "key_pts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +51,15 @@ class IndexedVideo:
 
     Attributes:
         video: the video.
-        rows: for each segment, a value per name: first_frame, num_frames, byte_offset, byte_length,
+        rows: for each segment, a value per name: first_frame, num_frames, first_pts, byte_offset, byte_length,
             num_packets, num_keyframes.
+        keyframes: those of its segments.
         tables: for each segment, its packet table as bytes.
     """
 
     video: Video
     rows: tuple[dict[str, int], ...]
+    keyframes: Keyframes
     tables: tuple[bytes, ...]
 
 
@@ -103,12 +110,16 @@ def write_index(out: Path, videos: Sequence[IndexedVideo], segment_seconds: floa
     """
     ordered = sorted(videos, key=lambda item: item.video.video_id)
     columns: dict[str, list[int]] = {name: [] for name in _SEGMENT_COLUMNS}
+    keyframes: dict[str, list[list[int]]] = {name: [] for name in _KEYFRAME_COLUMNS}
     digest = hashlib.blake2b(digest_size=16)
     out.mkdir(parents=True, exist_ok=True)
     offset = 0
     with _replacing(out / PACKETS_BIN) as (part, file):
         for number, item in enumerate(ordered):
             digest.update(repr([item.rows, *_identity(item.video)]).encode())
+            for name, steps in zip(_KEYFRAME_COLUMNS, _keyframe_steps(item), strict=True):
+                digest.update(repr(steps).encode())
+                keyframes[name].extend(steps)
             for row, table in zip(item.rows, item.tables, strict=True):
                 digest.update(table)
                 file.write(table)
@@ -125,6 +136,7 @@ def write_index(out: Path, videos: Sequence[IndexedVideo], segment_seconds: floa
     rows = [_video_row(item.video) for item in ordered]
     _write_parquet(out / VIDEOS, pa.Table.from_pylist(rows, _VIDEO_SCHEMA.with_metadata(metadata)))
     arrays = {name: pa.array(values, pa.int64()) for name, values in columns.items()}
+    arrays |= {name: pa.array(lists, pa.list_(pa.int64())) for name, lists in keyframes.items()}
     _write_parquet(out / SEGMENTS, pa.table(arrays).replace_schema_metadata(metadata))
     header = {
         "format": "onetake",
@@ -140,6 +152,16 @@ def write_index(out: Path, videos: Sequence[IndexedVideo], segment_seconds: floa
         file.write((json.dumps(header, indent=2) + "\n").encode())
         part.commit()
     return read_index(out)
+
+
+def _keyframe_steps(item: IndexedVideo) -> tuple[list[list[int]], list[list[int]]]:
+    """Per segment, the steps between its keyframes: of frames, and of pts."""
+    found: tuple[list[list[int]], list[list[int]]] = ([], [])
+    bounds = zip(item.rows, item.keyframes.start[:-1].tolist(), item.keyframes.start[1:].tolist(), strict=True)
+    for row, start, stop in bounds:
+        found[0].append(np.diff(item.keyframes.frame[start:stop], prepend=row["first_frame"]).tolist())
+        found[1].append(np.diff(item.keyframes.pts[start:stop], prepend=row["first_pts"]).tolist())
+    return found
 
 
 def _has_generation(out: Path, generation: str) -> bool:
@@ -183,9 +205,10 @@ def _write_parquet(path: Path, table: pa.Table) -> None:
 _VIDEO_SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("video_id", "file", "kind", "codec", "decoder", "codec_options")),
-        *((name, pa.string()) for name in ("pix_fmt", "container")),
+        *((name, pa.string()) for name in ("pix_fmt", "color_matrix", "color_range", "container")),
         *((name, pa.int64()) for name in ("file_bytes", "mtime_ns", "num_frames", "width", "height")),
-        *((name, pa.int64()) for name in ("rotation", "stream_index", "time_base_num", "time_base_den", "duration")),
+        *((name, pa.int64()) for name in ("rotation", "stream_index", "time_base_num", "time_base_den")),
+        *((name, pa.int64()) for name in ("duration", "frame_ticks")),
         ("extradata", pa.binary()),
     ]
 )
@@ -281,6 +304,35 @@ def _validate(index: VideoIndex, folder: Path, tables_bytes: int) -> None:
     for problem, found in problems.items():
         if found:
             raise IndexFileError(f"the index in {folder} is damaged ({problem}): run `onetake index` again")
+
+
+def read_keyframes(folder: Path, index: VideoIndex) -> Keyframes:
+    """Every segment's keyframes, for ``index`` as ``read_index`` gave it.
+
+    Raises:
+        IndexFileError: segments.parquet is missing or damaged.
+    """
+    try:
+        table = pq.read_table(folder / SEGMENTS, columns=list(_KEYFRAME_COLUMNS))
+        frames, pts = (table[name].combine_chunks() for name in _KEYFRAME_COLUMNS)
+        start = frames.offsets.to_numpy().astype(np.int64)
+        if len(frames) != index.num_segments or not np.array_equal(start, pts.offsets.to_numpy()):
+            raise ValueError("keyframes and segments don't match")
+        first = np.repeat(index.first_frame, np.diff(start)), np.repeat(index.first_pts, np.diff(start))
+        steps = (column.values.to_numpy().astype(np.int64) for column in (frames, pts))
+        frame, time = (base + _sums_within(start, step) for base, step in zip(first, steps, strict=True))
+        stop = np.repeat(index.first_frame + index.num_frames, np.diff(start))
+        if np.any(frame < first[0]) or np.any(frame >= stop):
+            raise ValueError("a keyframe lies outside its segment")
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        raise IndexFileError(f"the index in {folder} is damaged ({error}): run `onetake index` again") from None
+    return Keyframes(start, frame, time)
+
+
+def _sums_within(start: NDArray[np.int64], steps: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Running sums of ``steps`` that begin anew at each of ``start``."""
+    sums = np.concatenate([[0], np.cumsum(steps)])
+    return sums[1:] - np.repeat(sums[start[:-1]], np.diff(start))
 
 
 def read_table(folder: Path, index: VideoIndex, segment: int) -> PacketTable:
