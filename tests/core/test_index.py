@@ -117,7 +117,7 @@ def test_slices_and_concatenation():
 def video(video_id: str, num_frames: int) -> Video:
     return Video(
         video_id, video_id, 1, 1, "packets", num_frames, "h264", "h264", "", b"", (1, 12800), 1_280_000, 512, 64, 48,
-        0, "yuv420p", "bt709", "limited", 0, "mov",
+        0, "yuv420p", "bt709", "limited", "", 0, "mov",
     )  # fmt: skip
 
 

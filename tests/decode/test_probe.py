@@ -10,11 +10,11 @@ import av
 import numpy as np
 import pytest
 
-from onetake.core.errors import VideoError
 from onetake.core.index import CONTAINER, DISCARD, KEYFRAME, PACKETS, PacketTable
 from onetake.decode.build import index_video
 from onetake.decode.decoder import ClipDecoder, new_counters
-from onetake.decode.probe import number_frames, scan_video, segment_rows
+from onetake.decode.numbering import number_by_pts, segment_rows
+from onetake.decode.probe import scan_video
 from onetake.decode.scale import converter
 from onetake.decode.source import open_source
 from onetake.decode.synthetic import read_number, write_numbered_video
@@ -48,6 +48,7 @@ ZOO = [
     ("hidden.mp4", "av1", PACKETS, 0, {"codec": "libsvtav1"}),
     ("hidden.mkv", "av1", PACKETS, 0, {"codec": "libsvtav1"}),
     ("bframes.avi", "mpeg4", PACKETS, 0, {"codec": "mpeg4"}),
+    ("no_order.avi", "h264", PACKETS, 0, {}),  # AVI holds no presentation times: frames are numbered by decoding
     ("plain.avi", "mpeg4", PACKETS, 0, {"codec": "mpeg4", "bframes": 0}),
     ("dropped.avi", "h264", PACKETS, 0, {"bframes": 0, "pts": UNEVEN, "time_base": Fraction(1, 25)}),
     ("bframes.ts", "h264", CONTAINER, 0, {}),
@@ -94,7 +95,7 @@ def test_every_frame_by_its_number(zoo, name, codec, kind, first, how):
 @pytest.mark.parametrize("name, codec, kind, first, how", ZOO, ids=NAMES)
 def test_the_table_is_what_the_file_holds(zoo, name, codec, kind, first, how):
     path = zoo / codec / name
-    _, table = scan_video(path, name, name)
+    table = scan_video(path, name, name).table
     data = path.read_bytes()
     with av.open(str(path)) as container:
         packets = [packet for packet in container.demux(video=0) if packet.size]
@@ -112,7 +113,7 @@ def test_the_table_is_what_the_file_holds(zoo, name, codec, kind, first, how):
 
 
 def test_packets_that_an_edit_list_cuts_away_are_decoded_and_not_shown(zoo):
-    _, table = scan_video(zoo / "h264" / "cut_gops.mp4", "v", "v")
+    table = scan_video(zoo / "h264" / "cut_gops.mp4", "v", "v").table
     assert (table.flags & DISCARD).sum() == 6 * DISCARD  # frames 24 to 29, that 30 leans on
     assert table.frame[0] == -1
     assert table.flags[0] == KEYFRAME | DISCARD
@@ -164,19 +165,11 @@ NUMBERED = [
 
 @pytest.mark.parametrize("pts, flags, expected", NUMBERED)
 def test_frame_numbers_are_ranks_in_presentation_order(pts, flags, expected):
-    assert number_frames("v", np.array(pts), np.array(flags)).tolist() == expected
+    assert number_by_pts(np.array(pts), np.array(flags)).tolist() == expected
 
 
-UNNUMBERED = [
-    ([0, 1, 1], [KEY, 0, 0], r"two packets are shown at the same time \(pts 1\).*put it into an MP4 or MKV"),
-    ([0, 1], [KEY | CUT, CUT], "every frame is cut away by its edit list; remove it"),
-]
-
-
-@pytest.mark.parametrize("pts, flags, message", UNNUMBERED)
-def test_frames_without_numbers_are_refused(pts, flags, message):
-    with pytest.raises(VideoError, match=message):
-        number_frames("v", np.array(pts), np.array(flags))
+def test_two_packets_shown_at_once_have_no_numbers():
+    assert number_by_pts(np.array([0, 1, 1]), np.array([KEY, 0, 0])) is None
 
 
 SEGMENTS = [

@@ -19,7 +19,9 @@ __all__ = [
     "DISCARD",
     "FORMAT_VERSION",
     "KEYFRAME",
+    "LATE",
     "PACKETS",
+    "RECOVERED",
     "Keyframes",
     "PacketTable",
     "Video",
@@ -35,6 +37,8 @@ PACKETS, CONTAINER = "packets", "container"
 # Packet flags.
 KEYFRAME = 1  # a decoder can start here
 DISCARD = 2  # decoded, never shown (an edit list cuts it away)
+LATE = 4  # a keyframe of intra refresh: a decoder that starts here is right only from a RECOVERED packet's frame on
+RECOVERED = 8
 
 Int64Array = NDArray[np.int64]
 
@@ -48,7 +52,7 @@ class PacketTable:
         size: int64, its length in bytes.
         pts: int64, presentation time in the stream's time base.
         frame: int64, number of the frame it holds, in presentation order; -1 if it is never shown.
-        flags: uint8, KEYFRAME and DISCARD.
+        flags: uint8, KEYFRAME, DISCARD, LATE and RECOVERED.
     """
 
     offset: Int64Array
@@ -67,6 +71,12 @@ class PacketTable:
     def key_rows(self) -> Int64Array:
         """Rows at which a decoder can start, rising."""
         return np.flatnonzero(self.flags & KEYFRAME)
+
+    @property
+    def clean_key_rows(self) -> Int64Array:
+        """Those of ``key_rows`` from which every frame comes out right, and that are shown."""
+        rows = self.key_rows
+        return rows[((self.flags[rows] & LATE) == 0) & ((self.frame[rows] >= 0) | (rows == 0))]
 
     @classmethod
     def concatenate(cls, tables: Sequence[PacketTable]) -> PacketTable:
@@ -132,6 +142,7 @@ class Video:
         pix_fmt: FFmpeg's name of the pixel format.
         color_matrix: how its YUV is to be turned to RGB, such as "bt709"; "" if it does not say.
         color_range: "full" or "limited"; "" if it does not say.
+        transfer: "PQ" or "HLG" for high dynamic range; "" for anything else.
         stream_index: the stream's number in the container.
         container: FFmpeg's name of the container format.
     """
@@ -155,6 +166,7 @@ class Video:
     pix_fmt: str
     color_matrix: str
     color_range: str
+    transfer: str
     stream_index: int
     container: str
 

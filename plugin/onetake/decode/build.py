@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,8 @@ from onetake.core.errors import IndexFileError, OnetakeError, SourceError, SpecE
 from onetake.core.index import CONTAINER, Keyframes, VideoIndex
 from onetake.decode.check import check_video
 from onetake.decode.container import VIDEO_SUFFIXES
-from onetake.decode.probe import scan_video, segment_rows
+from onetake.decode.numbering import segment_rows
+from onetake.decode.probe import scan_video
 from onetake.decode.segment import byte_range
 from onetake.decode.store import (
     IndexedVideo,
@@ -65,6 +67,8 @@ def index_videos(
     out: str | os.PathLike[str] | None = None,
     *,
     segment_seconds: float = 60.0,
+    stream_index: int | None = None,
+    verify: bool = False,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> IndexReport:
@@ -77,6 +81,9 @@ def index_videos(
         source: a folder; searched with its subfolders, for the usual suffixes of video files.
         out: folder for the index. None: beside the videos, in ``source``.
         segment_seconds: how long a segment is at least; it ends at the next keyframe.
+        stream_index: the number, in each file, of the video stream to index. None: the one that players choose.
+        verify: decode every frame of every video, in order and from every keyframe, and compare; takes several times
+            as long as decoding once. Otherwise a few stretches of each video are compared.
         workers: processes. None: one per CPU. With more than one, call it under ``if __name__ == "__main__"``,
             since they are spawned.
         progress: called as (videos done, videos in all, file) after every file.
@@ -94,12 +101,13 @@ def index_videos(
         raise SpecError(f"workers={workers}: must be at least 1")
     files = _list_videos(folder)
     check_target(target)
-    done = _unchanged(folder, files, target, segment_seconds)
+    how = {"segment_seconds": segment_seconds, "stream_index": stream_index}
+    done = {} if verify else _unchanged(folder, files, target, how)
     todo = [file for file in files if file not in done]
     refused: list[Refusal] = []
     reused = len(done)
     finished = reused
-    for file, result in _index_all(folder, todo, segment_seconds, workers or os.cpu_count() or 1):
+    for file, result in _index_all(folder, todo, {**how, "verify": verify}, workers or os.cpu_count() or 1):
         finished += 1
         if isinstance(result, IndexedVideo):
             done[file] = result
@@ -112,7 +120,7 @@ def index_videos(
         reasons = "\n".join(f"  {refusal.file}: {refusal.reason}" for refusal in refused[:10])
         raise SourceError(f"none of the {len(files)} video files in {folder} can be used:\n{reasons}")
     try:
-        index = write_index(target, list(done.values()), segment_seconds)
+        index = write_index(target, list(done.values()), how)
     except OSError as error:
         raise SourceError(
             f"the index cannot be written to {target} ({error.strerror}): name another folder with --out (out=)"
@@ -120,8 +128,10 @@ def index_videos(
     return IndexReport(target, index, reused, tuple(refused))
 
 
-def index_video(folder: Path, file: str, segment_seconds: float) -> IndexedVideo:
-    """Index one file of ``folder``.
+def index_video(
+    folder: Path, file: str, segment_seconds: float, stream_index: int | None = None, verify: bool = False
+) -> IndexedVideo:
+    """Index one file of ``folder``; see ``index_videos``.
 
     Raises:
         VideoError: it can't be used.
@@ -132,8 +142,7 @@ def index_video(folder: Path, file: str, segment_seconds: float) -> IndexedVideo
         file.encode()
     except (IndexFileError, UnicodeEncodeError):
         raise VideoError(file, "an index cannot hold this file name; rename it") from None
-    video, table = scan_video(path, file, file)
-    video = check_video(path, video, table)
+    video, table = check_video(path, scan_video(path, file, file, stream_index), verify)
     starts = segment_rows(table, video.time_base, segment_seconds)
     first = np.maximum(table.frame[starts], 0)
     first[0] = 0
@@ -143,7 +152,7 @@ def index_video(folder: Path, file: str, segment_seconds: float) -> IndexedVideo
         starts.tolist(), [*starts[1:].tolist(), len(table)], first.tolist(), counts.tolist(), strict=True
     ):
         part = table[start:stop]
-        shown_keys = part.key_rows[part.frame[part.key_rows] >= 0]
+        shown_keys = part.clean_key_rows[part.frame[part.clean_key_rows] >= 0]
         keys.append((part.frame[shown_keys], part.pts[shown_keys]))
         offset, length = (0, video.file_bytes) if video.kind == CONTAINER else byte_range(part)
         rows.append(
@@ -181,14 +190,14 @@ def _list_videos(folder: Path) -> list[str]:
     return files
 
 
-def _unchanged(folder: Path, files: list[str], target: Path, segment_seconds: float) -> dict[str, IndexedVideo]:
+def _unchanged(folder: Path, files: list[str], target: Path, how: dict[str, Any]) -> dict[str, IndexedVideo]:
     """What an index that is already there knows about files that have not changed since."""
     try:
         header, index = read_header(target), read_index(target)
         keyframes = read_keyframes(target, index)
     except IndexFileError:
         return {}
-    if header.get("segment_seconds") != segment_seconds:
+    if any(header.get(name) != value for name, value in how.items()):
         return {}
     wanted = set(files)
     firsts = np.searchsorted(index.video, np.arange(len(index.videos) + 1)).tolist()
@@ -215,9 +224,9 @@ def _unchanged(folder: Path, files: list[str], target: Path, segment_seconds: fl
     return known
 
 
-def _try(folder: Path, file: str, segment_seconds: float) -> IndexedVideo | str:
+def _try(folder: Path, file: str, how: dict[str, Any]) -> IndexedVideo | str:
     try:
-        return index_video(folder, file, segment_seconds)
+        return index_video(folder, file, **how)
     except VideoError as error:
         return error.reason
     except OSError as error:
@@ -225,18 +234,18 @@ def _try(folder: Path, file: str, segment_seconds: float) -> IndexedVideo | str:
 
 
 def _index_all(
-    folder: Path, files: list[str], segment_seconds: float, workers: int
+    folder: Path, files: list[str], how: dict[str, Any], workers: int
 ) -> Iterator[tuple[str, IndexedVideo | str]]:
     """(file, what came of it or the reason why nothing did), in any order."""
     workers = min(workers, len(files))
     if workers <= 1:
         for file in files:
-            yield file, _try(folder, file, segment_seconds)
+            yield file, _try(folder, file, how)
         return
     left = set(files)
     try:
         with _pool(workers) as pool:
-            futures = {pool.submit(_try, folder, file, segment_seconds): file for file in files}
+            futures = {pool.submit(_try, folder, file, how): file for file in files}
             for future in as_completed(futures):
                 result = future.result()
                 left.discard(futures[future])
@@ -246,7 +255,7 @@ def _index_all(
         for file in sorted(left):
             try:
                 with _pool(1) as pool:
-                    result = pool.submit(_try, folder, file, segment_seconds).result()
+                    result = pool.submit(_try, folder, file, how).result()
             except BrokenProcessPool:
                 result = "the decoder crashes on it; encode it again"
             yield file, result

@@ -1,9 +1,16 @@
-"""The check that decides how a video is read: decode stretches of it in every way, and compare the pictures."""
+"""The check that decides how a video is read: it is decoded in every way, and the pictures compared.
+
+What a full sequential decode of the container shows is the truth. Most files' packets tell by their times what that
+will be; then stretches of it are decoded, from the first, the last and six random keyframes. Where the packets do not
+tell, or a stretch comes out otherwise, and with ``verify``, all of it is decoded, and frames are numbered as they come
+out.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import av
@@ -11,117 +18,308 @@ import numpy as np
 from av.video.frame import VideoFrame
 
 from onetake.core.errors import DecodeError, VideoError
-from onetake.core.index import CONTAINER, PACKETS, PacketTable, Video
-from onetake.decode.decoder import SKIPPABLE_CODECS, ClipDecoder, new_counters
+from onetake.core.index import CONTAINER, KEYFRAME, LATE, PACKETS, RECOVERED, PacketTable, Video
+from onetake.decode.decoder import NO_SKIP, SKIPPABLE_CODECS, ClipDecoder, new_counters
+from onetake.decode.numbering import number_by_output, start_rows, with_times
+from onetake.decode.probe import Scan
 from onetake.decode.source import ContainerSource, open_source
 
 __all__ = ["check_video"]
 
 RANDOM_STARTS = 6
-MAX_FRAMES = 32  # decoded from each start
+MAX_FRAMES = 32  # decoded from each start, without ``verify``
 SKIP_STRIDE = 5
+# Keyframes further apart are looked for by decoding: containers may lack their flags.
+MAX_KEYFRAME_DISTANCE = 600
 
 
-def check_video(path: Path, video: Video, table: PacketTable) -> Video:
-    """The video with the kind, codec options and rotation by which its frames come out right.
+@dataclass
+class _Truth:
+    """What the container's frames are, of the whole video or of stretches of it.
 
-    From the first, the last and six random keyframes, each with a fresh decoder, up to 32 frames are decoded from
-    the container, as any player does, and compared picture by picture with what packets alone give: plainly, and
-    with pictures skipped that no one needs. H.264 whose reordering only the container knows is tried with the
-    option ``strict=1``. What packets alone don't get right is of kind CONTAINER.
+    Attributes:
+        rows: the packet of each frame, in the order in which frames came.
+        digests: of the pictures, by row.
+        key_rows: rows of pictures that the decoder takes for keyframes.
+        broken: rows that did not decode, or not without errors.
+        picture: one of the pictures.
+    """
+
+    rows: list[int] = field(default_factory=list)
+    digests: dict[int, bytes] = field(default_factory=dict)
+    key_rows: list[int] = field(default_factory=list)
+    broken: list[int] = field(default_factory=list)
+    picture: VideoFrame | None = None
+
+
+def check_video(path: Path, scan: Scan, verify: bool = False) -> tuple[Video, PacketTable]:
+    """The video and its packet table, with the numbers, keyframes, kind and options by which frames come out right.
+
+    From keyframes on, each time with a fresh decoder, up to 32 frames are decoded from what packets alone give, and
+    from the container: plainly, and with pictures skipped that no one needs. H.264 whose reordering only the
+    container knows is tried with the option ``strict=1``. Errors are to be reported by the decoder, unless it reports
+    some where there are none. What packets alone don't get right is of kind CONTAINER, and a keyframe that nothing
+    gets right is none.
+
+    Args:
+        path: the file.
+        scan: what demuxing told.
+        verify: decode and compare everything.
 
     Raises:
-        VideoError: even the container does not show the frames that its packets announce, or nothing decodes.
+        VideoError: most of it does not decode, or it decodes differently at every time.
     """
-    starts = _starts(table)
-    truth, rotation, pix_fmt = _truth(path, video, table, starts)
-    video = replace(video, rotation=rotation, pix_fmt=pix_fmt)
-    if video.kind == PACKETS:
-        for options in ("", "strict=1") if video.codec == "h264" else ("",):
-            candidate = replace(video, codec_options=options)
-            if _same(path, candidate, table, starts, truth):
-                return candidate
-    video = replace(video, kind=CONTAINER)
-    if not _same(path, video, table, starts, truth):
-        raise VideoError(video.video_id, "decodes differently after a seek; encode it again")
-    return video
+    video, table = scan.video, scan.table
+    if scan.numbered and not verify and len(table) <= MAX_KEYFRAME_DISTANCE * len(table.key_rows):
+        starts = _some(table)
+        truth = _sample(path, video, table, scan, starts)
+        if truth is not None:
+            found = _settle(path, video, table, scan, starts, truth, MAX_FRAMES)
+            if found is not None and not found[1]:
+                return _finish(found[0], table, scan, truth)
+    truth = _decode(path, video, table, scan)
+    table = number_by_output(table, truth.rows)
+    keys = np.array(truth.key_rows, np.int64)
+    flagged = np.flatnonzero(table.flags & KEYFRAME)
+    if not len(keys) or len(flagged) < len(table) // 5:
+        keys = np.union1d(keys, flagged)
+    table = start_rows(table, keys.astype(np.int64))
+    limit = len(table) if verify else MAX_FRAMES
+    found = _settle(path, video, table, scan, table.key_rows.tolist(), truth, limit)
+    if found is None:
+        raise VideoError(video.video_id, "decodes differently from one time to the next; encode it again")
+    video, failing = found
+    table = _without(path, video, table, scan, failing, truth)
+    return _finish(video, table, scan, truth)
 
 
-def _starts(table: PacketTable) -> list[int]:
+def _finish(video: Video, table: PacketTable, scan: Scan, truth: _Truth) -> tuple[Video, PacketTable]:
+    picture = truth.picture
+    assert picture is not None
+    video = replace(
+        with_times(video, table),
+        rotation=round(-picture.rotation / 90) * 90 % 360,
+        pix_fmt=picture.format.name,
+    )
+    return video, _as_kind(video, table, scan)
+
+
+def _as_kind(video: Video, table: PacketTable, scan: Scan) -> PacketTable:
+    return table if video.kind == PACKETS else replace(table, offset=scan.positions)
+
+
+def _some(table: PacketTable) -> list[int]:
     """Keyframe rows to start from: the first, the last, and random ones, the same at every run."""
     rows = table.key_rows
-    rows = rows[(table.frame[rows] >= 0) | (rows == rows[0])]
     inner = rows[1:-1]
     picked = np.random.default_rng(len(table)).permutation(len(inner))[:RANDOM_STARTS]
     return sorted({int(rows[0]), int(rows[-1]), *inner[picked].tolist()})
 
 
-def _stretch(table: PacketTable, start: int) -> tuple[list[int], PacketTable]:
-    """The frames to compare from keyframe row ``start`` on, and the table up to the last packet they need."""
-    first = max(int(table.frame[start]), 0)
-    stop = min(first + MAX_FRAMES, int(table.frame.max()) + 1)
+def _stretch(table: PacketTable, start: int, limit: int) -> tuple[list[int], PacketTable]:
+    """The frames to compare from keyframe row ``start`` on, and the table from there to the last packet they need."""
+    first = int(table.frame[start]) if start else 0  # what comes before the first keyframe may never be shown
+    following = table.key_rows[np.searchsorted(table.key_rows, start, side="right") :]
+    stop = int(table.frame.max()) + 1
+    if len(following) and limit >= len(table):
+        stop = int(table.frame[following[0]])
+    stop = min(first + limit, stop)
     rows = np.flatnonzero((table.frame >= first) & (table.frame < stop))
-    return list(range(first, stop)), table[: int(rows.max()) + 1]
+    end = int(rows.max()) + 1 if len(rows) else start + 1
+    while end < len(table) and table.frame[end] < 0:  # they may belong to the frame before
+        end += 1
+    return list(range(first, stop)), table[start:end]
 
 
 def _digest(picture: VideoFrame) -> bytes:
     try:
-        pixels = picture.to_ndarray()
+        odd = picture.width % 2 or picture.height % 2
+        pixels = picture.to_ndarray(format="rgb48le" if odd else None)
     except ValueError:  # a pixel format that numpy cannot hold as it is
-        pixels = picture.to_ndarray(format="rgb24")
+        pixels = picture.to_ndarray(format="rgb48le")
     shape = f"{picture.format.name} {pixels.shape} ".encode()
     return hashlib.blake2b(shape + pixels.tobytes(), digest_size=16).digest()
 
 
-def _truth(path: Path, video: Video, table: PacketTable, starts: list[int]) -> tuple[dict[int, bytes], int, str]:
-    """Digests by frame number, decoded from the container alone; the rotation and pixel format of its frames."""
-    found: dict[int, bytes] = {}
-    rotation, pix_fmt = 0, video.pix_fmt
+def _pictures(source: ContainerSource, broken: list[int]) -> Iterator[VideoFrame]:
+    """Every picture from the source's first row on, damage passed over; rows that show some go to ``broken``."""
+    codec, packets = source.start(0)
+    row = 0
+    try:
+        for row, packet in packets:
+            try:
+                yield from codec.decode(packet)
+            except (av.error.FFmpegError, EOFError):
+                broken.append(row)
+        yield from codec.decode(None)
+    except (av.error.FFmpegError, EOFError, VideoError):
+        broken.append(row)
+
+
+def _sample(path: Path, video: Video, table: PacketTable, scan: Scan, starts: list[int]) -> _Truth | None:
+    """The truth of the stretches from ``starts`` on; None if it is not what the packets' times say."""
+    truth = _Truth()
     for start in starts:
-        frames, part = _stretch(table, start)
-        pts = [int(table.pts[np.flatnonzero(table.frame == frame)[0]]) for frame in frames]
-        source = ContainerSource(video, part, path)
+        frames, part = _stretch(table, start, MAX_FRAMES)
+        source = ContainerSource(video, replace(part, offset=scan.positions[start : start + len(part)]), path)
+        broken: list[int] = []
+        came = []
         try:
-            codec, packets = source.start(start)
-            came: list[tuple[int, bytes]] = []
-            for packet in (*(packet for _, packet in packets), None):
-                for picture in codec.decode(packet):
-                    if picture.pts is None or picture.pts >= pts[0]:
-                        came.append((picture.pts if picture.pts is not None else -1, _digest(picture)))
-                        rotation, pix_fmt = int(picture.rotation), picture.format.name
-                if len(came) > len(frames):
+            for picture in _pictures(source, broken):
+                truth.picture = picture
+                if picture.pts is None or picture.is_corrupt:
+                    return None
+                if part.frame[picture.pts] >= frames[0]:
+                    came.append(int(part.frame[picture.pts]))
+                    truth.digests[start + picture.pts] = _digest(picture)
+                if len(came) == len(frames):
                     break
-        except (av.error.FFmpegError, DecodeError) as error:
-            reason = error.reason if isinstance(error, DecodeError) else str(error.strerror)
-            raise VideoError(
-                video.video_id, f"does not decode from frame {frames[0]} on ({reason}); encode it again"
-            ) from None
+        except VideoError:
+            return None
         finally:
             source.close()
-        if [time for time, _ in came[: len(pts)]] != pts:
-            reason = f"from frame {frames[0]} on, the frames shown are not those that its packets announce"
-            raise VideoError(video.video_id, f"{reason}; put it into an MP4 or MKV file, or encode it again")
-        found.update((frame, digest) for frame, (_, digest) in zip(frames, came, strict=False))
-    return found, -rotation % 360, pix_fmt
+        if broken or came != frames:
+            return None
+    return truth
 
 
-def _same(path: Path, video: Video, table: PacketTable, starts: list[int], truth: dict[int, bytes]) -> bool:
-    """Whether ``video``, as it says of itself, decodes to the true pictures from every start."""
-    for start in starts:
-        frames, part = _stretch(table, start)
-        plans = [frames]
-        if video.codec in SKIPPABLE_CODECS:
-            plans.append(frames[SKIP_STRIDE - 1 :: SKIP_STRIDE])
-        for plan in plans:
-            if not plan:
-                continue
+def _decode(path: Path, video: Video, table: PacketTable, scan: Scan) -> _Truth:
+    """The truth of the whole video.
+
+    Raises:
+        VideoError: more of its packets fail to decode than not.
+    """
+    truth = _Truth()
+    source = ContainerSource(video, replace(table, offset=scan.positions), path)
+    try:
+        for picture in _pictures(source, truth.broken):
+            row = picture.pts
+            if row is None or row in truth.digests:
+                raise VideoError(video.video_id, "a packet of it holds several frames; encode it again")
+            truth.rows.append(row)
+            truth.digests[row] = _digest(picture)
+            if picture.key_frame:
+                truth.key_rows.append(row)
+            if picture.is_corrupt:
+                truth.broken.append(row)
+            truth.picture = picture
+    finally:
+        source.close()
+    if not truth.rows or len(truth.broken) > len(table) // 2:
+        raise VideoError(
+            video.video_id, f"{len(truth.broken)} of its {len(table)} packets do not decode; copy or encode it again"
+        )
+    return truth
+
+
+# Ways to read it.
+
+
+def _candidates(video: Video) -> Iterator[Video]:
+    """The ways to read a video, the best first."""
+    strict = ("", "strict=1") if video.codec == "h264" else ("",)
+    skipping = ("", NO_SKIP) if video.codec in SKIPPABLE_CODECS else ("",)
+    for kind in (PACKETS, CONTAINER) if video.kind == PACKETS else (CONTAINER,):
+        for late in strict if kind == PACKETS else ("",):
+            for skip in skipping:
+                for errors in ("err_detect=explode", ""):
+                    options = ",".join(option for option in (errors, late, skip) if option)
+                    yield replace(video, kind=kind, codec_options=options)
+
+
+def _settle(
+    path: Path, video: Video, table: PacketTable, scan: Scan, starts: list[int], truth: _Truth, limit: int
+) -> tuple[Video, list[int]] | None:
+    """The best way to read the video, and the starts from which even that fails; None if the first is among them."""
+    best: tuple[Video, list[int]] | None = None
+    for candidate in _candidates(video):
+        failing: list[int] = []
+        for start in starts:
+            if not _same(path, candidate, _as_kind(candidate, table, scan), start, truth, limit):
+                failing.append(start)
+                if start == starts[0] or (best is not None and len(failing) >= len(best[1])):
+                    break
+        else:
+            best = candidate, failing
+            if not failing:
+                break
+    return best
+
+
+def _same(path: Path, video: Video, table: PacketTable, start: int, truth: _Truth, limit: int) -> bool:
+    """Whether ``video``, as it says of itself, decodes to the true pictures from ``start`` on.
+
+    It may refuse frames where the truth is broken, too.
+    """
+    frames, part = _stretch(table, start, limit)
+    row_of = {int(part.frame[row]): start + row for row in range(len(part))}
+    broken = any(start <= row < start + len(part) for row in truth.broken)
+    plans = [frames]
+    if video.codec in SKIPPABLE_CODECS and NO_SKIP not in video.codec_options:
+        plans.append(frames[SKIP_STRIDE - 1 :: SKIP_STRIDE])
+    for plan in filter(None, plans):
+        try:
             source = open_source(video, part, path)
-            decoder = ClipDecoder(video, source, _digest, new_counters(), plan)
-            try:
-                if decoder.read(plan) != [truth[frame] for frame in plan]:
+        except VideoError:
+            return False
+        decoder = ClipDecoder(video, source, _digest, new_counters(), plan)
+        try:
+            for frame in plan:
+                try:
+                    (digest,) = decoder.read([frame])
+                except DecodeError:
+                    if broken:
+                        continue
                     return False
-            except (VideoError, av.error.FFmpegError):
-                return False
-            finally:
-                decoder.close()
+                if digest != truth.digests[row_of[frame]]:
+                    return False
+        finally:
+            decoder.close()
     return True
+
+
+# Keyframes that are none.
+
+
+def _without(
+    path: Path, video: Video, table: PacketTable, scan: Scan, failing: list[int], truth: _Truth
+) -> PacketTable:
+    """The table without the keyframes from which decoding fails; those from which it recovers are marked as LATE."""
+    flags = table.flags.copy()
+    flags[failing] &= ~np.uint8(KEYFRAME)
+    table = replace(table, flags=flags)
+    for start in failing:
+        row = _recovery(path, video, _as_kind(video, table, scan), start, truth)
+        if row is None:
+            continue
+        flags = table.flags.copy()
+        flags[start] |= KEYFRAME | LATE
+        flags[row] |= RECOVERED
+        table = replace(table, flags=flags)
+    return table
+
+
+def _recovery(path: Path, video: Video, table: PacketTable, start: int, truth: _Truth) -> int | None:
+    """The row of the frame from which on a decoder that starts at ``start`` is right; None if there is none."""
+    frames, part = _stretch(table, start, len(table))
+    source = open_source(video, part, path)
+    digests = {}
+    try:
+        codec, packets = source.start(0)
+        for _, packet in packets:
+            for picture in codec.decode(packet):
+                digests[start + picture.pts] = _digest(picture)
+        for picture in codec.decode(None):
+            digests[start + picture.pts] = _digest(picture)
+    except (av.error.FFmpegError, EOFError, VideoError):
+        return None
+    finally:
+        source.close()
+    row_of = {int(part.frame[row]): start + row for row in range(len(part))}
+    right = None
+    for frame in reversed(frames):
+        row = row_of[frame]
+        if digests.get(row) != truth.digests[row]:
+            break
+        right = row
+    return right if right is not None and table.frame[right] - frames[0] <= len(frames) // 2 else None

@@ -11,13 +11,16 @@ from av.video.stream import VideoStream
 
 from onetake.core.errors import VideoError
 
-__all__ = ["VIDEO_SUFFIXES", "decoding_stream", "open_video"]
+__all__ = ["HEADER_BYTES", "MAX_PIXELS", "VIDEO_SUFFIXES", "decoding_stream", "open_video"]
 
 # Demuxers for files that hold one video. Playlists, concat scripts and image patterns, which open further files
 # or URLs, are not among them.
 FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,mxf,ivf,h264,hevc,m4v,mpegvideo,obu,av1,dv,nut"
 )
+MAX_PIXELS = 8192 * 8192  # of a picture; a decoder asked for more refuses
+# A Matroska block header or an AVI chunk header stands between where a packet is said to be and its payload.
+HEADER_BYTES = 64
 VIDEO_SUFFIXES = frozenset(
     f".{name}"
     for name in "mp4 m4v mov mkv webm avi ts m2ts mts mpg mpeg flv wmv asf ogv mxf 3gp".split()  # noqa: SIM905

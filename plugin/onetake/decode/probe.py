@@ -3,34 +3,58 @@
 from __future__ import annotations
 
 import mmap
+from dataclasses import dataclass
 from pathlib import Path
 
 import av
 import numpy as np
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from onetake.core.errors import VideoError
 from onetake.core.index import CONTAINER, DISCARD, KEYFRAME, PACKETS, PacketTable, Video
-from onetake.decode.container import decoding_stream, open_video
+from onetake.decode.container import HEADER_BYTES, MAX_PIXELS, decoding_stream, open_video
+from onetake.decode.numbering import number_by_pts, start_rows
 
-__all__ = ["number_frames", "scan_video", "segment_rows"]
-
-MAX_PIXELS = 8192 * 8192
-# A Matroska block header or an AVI chunk header stands between where a packet is said to be and its payload.
-_HEADER_BYTES = 64
+__all__ = ["Scan", "scan_video"]
 
 Int64Array = NDArray[np.int64]
 
 
-def scan_video(path: Path, video_id: str, file: str) -> tuple[Video, PacketTable]:
-    """Demux a file: its video's parameters, and the packet table of the whole of it.
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What demuxing tells of a video.
 
-    The video's kind is PACKETS where every packet's bytes were found in the file in one piece, else CONTAINER;
-    whether they decode without the container is not known yet (see ``decode.check``).
+    Attributes:
+        video: its parameters. Its kind is PACKETS where every packet's bytes were found in the file in one piece, else
+            CONTAINER; whether they decode without the container is not known yet (see ``decode.check``).
+        table: its packets. Without numbers (all are -1) where the packets' times don't tell them.
+        positions: int64 [n], where the demuxer says that each packet is; -1 if it doesn't.
+    """
+
+    video: Video
+    table: PacketTable
+    positions: Int64Array
+
+    @property
+    def numbered(self) -> bool:
+        """Whether the packets' times tell the frames' numbers."""
+        return bool(np.any(self.table.frame >= 0))
+
+
+def scan_video(path: Path, video_id: str, file: str, stream_index: int | None = None) -> Scan:
+    """Demux a file.
+
+    Args:
+        path: the file.
+        video_id: the video's name in errors and in the index.
+        file: its path below the videos' folder.
+        stream_index: the stream to index. None: the best video stream.
 
     Raises:
-        VideoError: the file is no video, is damaged or cut off, or its packets do not tell the order in which
-            its frames are shown.
+        VideoError: the file is no video, or is cut off.
     """
     stat = path.stat()
     if not stat.st_size:
@@ -44,77 +68,118 @@ def scan_video(path: Path, video_id: str, file: str) -> tuple[Video, PacketTable
         if ends > stat.st_size:
             reason = f"cut off: its header announces {ends} bytes, the file holds {stat.st_size}; copy it again"
             raise VideoError(video_id, reason)
-        stream = decoding_stream(container, video_id)
-        codec = stream.codec_context
-        if not (codec.width and codec.height):
-            raise VideoError(
-                video_id, "no picture size is known, so the stream is damaged or encrypted; encode it again"
-            )
-        if codec.width * codec.height > MAX_PIXELS:
-            raise VideoError(
-                video_id,
-                f"pictures of {codec.width} x {codec.height} are over the limit of {MAX_PIXELS} pixels",
-            )
-        rows: list[tuple[int, int, int, int]] = []
-        whole = True
-        use_dts = not codec.has_b_frames
+        stream = decoding_stream(container, video_id, stream_index)
+        _check_codec(video_id, stream)
         try:
+            streamed = container.format.name in ("mpegts", "mpeg")  # ends anywhere
+            packets = _Packets(video_id, stream, data, streamed)
             for packet in container.demux(stream):
-                if not packet.size:
-                    continue
-                position = packet.pos if packet.pos is not None else -1
-                if packet.is_corrupt or position + packet.size > stat.st_size:
-                    raise VideoError(video_id, f"cut off or damaged at byte {position}; copy it again")
-                pts = packet.pts if packet.pts is not None or not use_dts else packet.dts
-                if pts is None:
-                    reason = "its packets carry no presentation times; put it into an MP4 or MKV file"
-                    raise VideoError(video_id, reason)
-                if whole:
-                    offset = data.find(bytes(packet), position, position + packet.size + _HEADER_BYTES)
-                    whole = position >= 0 and offset >= 0
-                flags = KEYFRAME * packet.is_keyframe | DISCARD * packet.is_discard
-                rows.append((offset if whole else position, packet.size, pts, flags))
+                if packet.size:
+                    packets.add(packet)
         except av.error.FFmpegError as error:
             raise VideoError(video_id, f"cannot be demuxed ({error.strerror}); copy or encode it again") from None
-        if not rows:
-            raise VideoError(video_id, "holds no video packet; remove it")
-        offset_, size, pts_, flags_ = np.array(rows, np.int64).T
-        announced, held = stream.frames, len(rows)
-        if "mp4" in container.format.name:  # what an edit list cuts away has no entry, but is announced
-            announced = len(stream.index_entries)
-        elif container.format.name == "avi":  # a frame that was dropped at capture is announced, and takes its time
-            held = max(held, int(pts_.max()) + 1)
-        if announced > held:
-            reason = f"cut off: its header announces {announced} frames, the file holds {held}; copy it again"
-            raise VideoError(video_id, reason)
-        table = PacketTable(offset_, size, pts_, number_frames(video_id, pts_, flags_), _start_flags(pts_, flags_))
-        shown = np.sort(pts_[table.frame >= 0])
-        steps = np.diff(shown)
-        step = int(np.median(steps)) if len(steps) else 0
+        table, positions = packets.table()
+        _refuse_cut_off(video_id, container, stream, table)
+        codec = stream.codec_context
         video = Video(
             video_id=video_id,
             file=file,
             file_bytes=stat.st_size,
             mtime_ns=stat.st_mtime_ns,
-            kind=PACKETS if whole else CONTAINER,
-            num_frames=int(table.frame.max()) + 1,
+            kind=PACKETS if packets.whole else CONTAINER,
+            num_frames=0,
             codec=codec.codec.canonical_name,
             decoder=codec.name,
             codec_options="",
             extradata=bytes(codec.extradata or b""),
             time_base=(stream.time_base.numerator, stream.time_base.denominator),
-            duration=int(shown[-1] - shown[0]) + step,
-            frame_ticks=step if np.all(steps == step) else 0,
+            duration=0,
+            frame_ticks=0,
             width=codec.width,
             height=codec.height,
             rotation=0,
             pix_fmt=codec.pix_fmt or "",
             color_matrix="",
             color_range="",
+            transfer="",
             stream_index=stream.index,
             container=container.format.name,
         )
-    return video, table
+    return Scan(video, table, positions)
+
+
+class _Packets:
+    """The packets of a stream, gathered."""
+
+    def __init__(self, video_id: str, stream: VideoStream, data: mmap.mmap, streamed: bool) -> None:
+        self.whole = True  # every packet stands in the file in one piece, and is decoded with the extradata at hand
+        self._video_id = video_id
+        self._data = data
+        self._streamed = streamed
+        self._has_b_frames = stream.codec_context.has_b_frames
+        self._rows: list[tuple[int, int, int, int, int]] = []  # offset, position, size, pts, flags
+        self._dts: list[int | None] = []
+        self._pts_missing = False
+
+    def add(self, packet: Packet) -> None:
+        position = packet.pos if packet.pos is not None else -1
+        cut = packet.is_corrupt and not self._streamed and position + packet.size == len(self._data)
+        if cut or position + packet.size > len(self._data):
+            raise VideoError(self._video_id, f"cut off or damaged at byte {position}; copy it again")
+        offset = -1
+        if self.whole:
+            offset = self._data.find(bytes(packet), position, position + packet.size + HEADER_BYTES)
+            changed = packet.has_sidedata("new_extradata") and bool(self._rows)
+            self.whole = position >= 0 and offset >= 0 and not changed
+        self._pts_missing |= packet.pts is None
+        self._dts.append(packet.dts)
+        flags = KEYFRAME * packet.is_keyframe | DISCARD * packet.is_discard
+        self._rows.append((offset, position, packet.size, packet.pts or 0, flags))
+
+    def table(self) -> tuple[PacketTable, Int64Array]:
+        """The packet table, and the packets' positions."""
+        if not self._rows:
+            raise VideoError(self._video_id, "holds no video packet; remove it")
+        offset, position, size, pts, flags = np.array(self._rows, np.int64).T
+        if self._pts_missing:
+            pts = self._times_of_dts()
+        frame = None if self._pts_missing and self._has_b_frames else number_by_pts(pts, flags)
+        if frame is None:
+            frame = np.full(len(pts), -1, np.int64)
+        elif not np.any(frame >= 0):
+            raise VideoError(self._video_id, "every frame is cut away by its edit list; remove it")
+        table = PacketTable(offset if self.whole else position, size, pts, frame, flags.astype(np.uint8))
+        return (start_rows(table, table.key_rows) if np.any(frame >= 0) else table), position
+
+    def _times_of_dts(self) -> Int64Array:
+        """Times of packets whose pts are missing: their dts, which have the right steps if not the right order."""
+        if any(dts is None for dts in self._dts):
+            known = [(row, dts) for row, dts in enumerate(self._dts) if dts is not None]
+            if len(known) < 2:
+                raise VideoError(self._video_id, "its packets carry no times; put it into an MP4 or MKV file")
+            rows, times = np.array(known, np.int64).T
+            return np.interp(np.arange(len(self._dts)), rows, times).astype(np.int64)
+        return np.array(self._dts, np.int64)
+
+
+def _check_codec(video_id: str, stream: VideoStream) -> None:
+    codec = stream.codec_context
+    if not (codec.width and codec.height):
+        raise VideoError(video_id, "no picture size is known, so the stream is damaged or encrypted; encode it again")
+    if codec.width * codec.height > MAX_PIXELS:
+        reason = f"pictures of {codec.width} x {codec.height} are over the limit of {MAX_PIXELS} pixels"
+        raise VideoError(video_id, f"{reason}; scale it down")
+
+
+def _refuse_cut_off(video_id: str, container: InputContainer, stream: VideoStream, table: PacketTable) -> None:
+    announced, held = stream.frames, len(table)
+    if "mp4" in container.format.name:  # what an edit list cuts away has no entry, but is announced
+        announced = len(stream.index_entries)
+    elif container.format.name == "avi":  # a frame that was dropped at capture is announced, and takes its time
+        held = max(held, int(table.pts.max()) + 1)
+    if announced > held:
+        reason = f"cut off: its header announces {announced} frames, the file holds {held}; copy it again"
+        raise VideoError(video_id, reason)
 
 
 def _announced_end(data: mmap.mmap) -> int:
@@ -127,43 +192,3 @@ def _announced_end(data: mmap.mmap) -> int:
             return 0
         end += 4 + width + size
     return end
-
-
-def number_frames(video_id: str, pts: Int64Array, flags: Int64Array) -> Int64Array:
-    """Frame numbers of packets in decode order: ranks by pts among those that are shown, -1 for the others.
-
-    Raises:
-        VideoError: nothing is shown, or two shown packets have the same pts.
-    """
-    frame = np.full(len(pts), -1, np.int64)
-    shown = np.flatnonzero((flags & DISCARD) == 0)
-    if not len(shown):
-        raise VideoError(video_id, "every frame is cut away by its edit list; remove it")
-    by_pts = shown[np.argsort(pts[shown], kind="stable")]
-    twins = np.flatnonzero(np.diff(pts[by_pts]) == 0)
-    if len(twins):
-        reason = f"two packets are shown at the same time (pts {pts[by_pts[twins[0]]]}), so frames have no numbers"
-        raise VideoError(video_id, f"{reason}; put it into an MP4 or MKV file again")
-    frame[by_pts] = np.arange(len(by_pts))
-    return frame
-
-
-def _start_flags(pts: Int64Array, flags: Int64Array) -> NDArray[np.uint8]:
-    """Flags with KEYFRAME left only where a decoder can start: keyframes rise in pts, the first packet is one."""
-    key_rows = np.flatnonzero(flags & KEYFRAME)
-    highest = np.maximum.accumulate(pts[key_rows]) if len(key_rows) else key_rows
-    late = key_rows[1:][pts[key_rows[1:]] <= highest[:-1]] if len(key_rows) else key_rows
-    flags = flags.copy()
-    flags[late] &= ~KEYFRAME
-    flags[0] |= KEYFRAME
-    return flags.astype(np.uint8)
-
-
-def segment_rows(table: PacketTable, time_base: tuple[int, int], segment_seconds: float) -> Int64Array:
-    """Rows at which segments start: the first row, then the first keyframe at least ``segment_seconds`` on."""
-    ticks = segment_seconds * time_base[1] / time_base[0]
-    starts = [0]
-    for row in table.key_rows[1:].tolist():
-        if table.frame[row] >= 0 and table.pts[row] - table.pts[starts[-1]] >= ticks:
-            starts.append(row)
-    return np.array(starts, np.int64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -13,11 +14,12 @@ from av.video.codeccontext import VideoCodecContext
 
 from onetake.core.errors import DecodeError, VideoError
 from onetake.core.index import CONTAINER, PacketTable, Video
-from onetake.decode.container import decoding_stream, open_video
+from onetake.decode.container import HEADER_BYTES, MAX_PIXELS, decoding_stream, open_video
 
-__all__ = ["ContainerSource", "PacketSource", "TableSource", "open_source"]
+__all__ = ["ContainerSource", "PacketSource", "TableSource", "codec_options", "open_source"]
 
 _CHANGED = "the file ends before it: it changed since it was indexed, or is cut off; run `onetake index` again"
+_MOVED = "its packet is not where it was: the file changed since it was indexed; run `onetake index` again"
 
 
 class PacketSource(Protocol):
@@ -26,17 +28,29 @@ class PacketSource(Protocol):
     Attributes:
         table: the packets that there are, in decode order.
         bytes_read: payload bytes read so far.
+        jump_cost: packets that are given in less time than it takes to start anew.
     """
 
     table: PacketTable
     bytes_read: int
+    jump_cost: int
 
     def start(self, row: int) -> tuple[VideoCodecContext, Iterator[tuple[int, Packet]]]:
         """A decoder without a past, at one thread, and (row, packet) pairs from ``row``, which must be a
-        keyframe's, to the table's last row. Ends what an earlier call gave."""
+        keyframe's, to the table's last row. Ends what an earlier call gave.
+
+        A packet's pts is its row: decoders hand it on to the picture, which thus says where it comes from, whatever
+        the container says of times.
+        """
 
     def close(self) -> None:
         """Close what is open. The source cannot be used after."""
+
+
+def codec_options(video: Video) -> dict[str, str]:
+    """Options to open the video's decoder with."""
+    options = dict(pair.split("=", 1) for pair in video.codec_options.split(",") if pair)
+    return {**options, "max_pixels": str(MAX_PIXELS)}
 
 
 class TableSource:
@@ -52,31 +66,25 @@ class TableSource:
         FileNotFoundError: ``path`` does not exist.
     """
 
+    jump_cost = 0
+
     def __init__(self, video: Video, table: PacketTable, path: Path, file_start: int = 0) -> None:
         self.table = table
         self.bytes_read = 0
         self._video = video
         self._file_start = file_start
-        self._codec: VideoCodecContext | None = None
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def start(self, row: int) -> tuple[VideoCodecContext, Iterator[tuple[int, Packet]]]:
-        if self._codec is None:
-            self._codec = self._open_codec()
-        else:
-            self._codec.flush_buffers()
-        return self._codec, self._packets(row)
-
-    def _open_codec(self) -> VideoCodecContext:
+        # Not the old one, flushed: it would keep parameter sets that a later packet brought. A new one costs 50 us.
         video = self._video
         codec = VideoCodecContext.create(video.decoder, "r")
         assert isinstance(codec, VideoCodecContext)
         codec.extradata = video.extradata or None
         codec.width, codec.height = video.width, video.height
         codec.thread_count = 1
-        if video.codec_options:
-            codec.options = dict(pair.split("=", 1) for pair in video.codec_options.split(","))
-        return codec
+        codec.options = codec_options(video)
+        return codec, self._packets(row)
 
     def _packets(self, start_row: int) -> Iterator[tuple[int, Packet]]:
         table = self.table
@@ -88,7 +96,7 @@ class TableSource:
                 raise DecodeError(self._video.video_id, _CHANGED, int(table.frame[row]), offset)
             packet = Packet(size)  # Packet(data) would lack the zeros that decoders read beyond its end
             packet.update(data)
-            packet.pts = int(table.pts[row])
+            packet.pts = row
             yield row, packet
 
     def __del__(self) -> None:
@@ -97,7 +105,7 @@ class TableSource:
     def close(self) -> None:
         if getattr(self, "_fd", -1) >= 0:
             os.close(self._fd)
-            self._fd, self._codec = -1, None
+            self._fd = -1
 
 
 class ContainerSource:
@@ -105,13 +113,16 @@ class ContainerSource:
 
     Args:
         video: the video.
-        table: its packet table, whole or in part; only pts, frames and flags are used.
+        table: its packet table, whole or in part; an offset is where the demuxer says that a packet is (or its payload,
+            behind the container's header), -1 if it doesn't.
         path: the whole file.
 
     Raises:
         FileNotFoundError: ``path`` does not exist.
         VideoError: the file cannot be opened.
     """
+
+    jump_cost = 16  # to seek and find the packet takes longer than to decode a few
 
     def __init__(self, video: Video, table: PacketTable, path: Path) -> None:
         self.table = table
@@ -124,27 +135,32 @@ class ContainerSource:
     def _open(self) -> None:
         self._container = open_video(self._path, self._video.video_id)
         self._stream = decoding_stream(self._container, self._video.video_id, self._video.stream_index)
+        self._stream.codec_context.options = codec_options(self._video)
 
     def start(self, row: int) -> tuple[VideoCodecContext, Iterator[tuple[int, Packet]]]:
-        first_pts = int(self.table.pts[row])
-        if self._started if row == 0 else not self._seek(first_pts):
-            self._container.close()
-            self._open()
+        packets = self._sought(row) if row > 0 else None
+        if packets is None:
+            if self._started:
+                self._container.close()
+                self._open()
+            packets = self._from(row)
         self._started = True
-        self._stream.codec_context.flush_buffers()
-        return self._stream.codec_context, self._packets(row, first_pts)
+        codec = self._stream.codec_context
+        codec.flush_buffers()
+        return codec, self._packets(row, packets)
 
-    def _seek(self, pts: int) -> bool:
-        """Go to ``pts`` or before it; False if the container cannot."""
+    def _sought(self, row: int) -> Iterator[Packet] | None:
+        """Packets from ``row`` on, by seeking; None if the container cannot."""
         try:
-            self._container.seek(pts, stream=self._stream, backward=True)
+            self._container.seek(int(self.table.pts[row]), stream=self._stream, backward=True)
+            self._started = True
             first = next(self._demux(), None)  # where did that lead?
-            if first is None or first.pts is None or first.pts > pts:
-                return False
-            self._container.seek(pts, stream=self._stream, backward=True)
+            if first is None or first.pts is None or first.pts > self.table.pts[row]:
+                return None
+            self._container.seek(int(self.table.pts[row]), stream=self._stream, backward=True)
+            return self._from(row)
         except (av.error.FFmpegError, VideoError):
-            return False
-        return True
+            return None
 
     def _demux(self) -> Iterator[Packet]:
         try:
@@ -152,22 +168,31 @@ class ContainerSource:
         except av.error.FFmpegError as error:
             raise VideoError(self._video.video_id, f"cannot be demuxed ({error}); copy it again") from None
 
-    def _packets(self, row: int, first_pts: int) -> Iterator[tuple[int, Packet]]:
-        packets = self._demux()
+    def _from(self, row: int) -> Iterator[Packet]:
+        """Packets from ``row`` on, out of those that the container gives from where it stands.
+
+        Raises:
+            DecodeError: the row's packet is not among them.
+        """
+        table, packets = self.table, self._demux()
+        offset, size, pts = int(table.offset[row]), int(table.size[row]), int(table.pts[row])
         for packet in packets:
-            if packet.pts == first_pts:
-                break
-        else:
-            raise DecodeError(self._video.video_id, _CHANGED, int(self.table.frame[row]))
-        while True:
+            placed = packet.pos is not None and packet.pos >= 0 and offset >= 0
+            if packet.size == size and (0 <= offset - packet.pos <= HEADER_BYTES if placed else packet.pts == pts):
+                return chain([packet], packets)
+        raise DecodeError(self._video.video_id, _CHANGED, int(table.frame[row]))
+
+    def _packets(self, row: int, packets: Iterator[Packet]) -> Iterator[tuple[int, Packet]]:
+        for packet in packets:
+            if packet.size != self.table.size[row]:
+                raise DecodeError(self._video.video_id, _MOVED, int(self.table.frame[row]))
             self.bytes_read += packet.size
+            packet.pts = row
             yield row, packet
             row += 1
             if row == len(self.table):
                 return
-            packet = next(packets, None)
-            if packet is None:
-                raise DecodeError(self._video.video_id, _CHANGED, int(self.table.frame[row]))
+        raise DecodeError(self._video.video_id, _CHANGED, int(self.table.frame[row]))
 
     def close(self) -> None:
         self._container.close()

@@ -103,10 +103,15 @@ def check_target(out: Path) -> None:
         raise SourceError(f"{out / HEADER} belongs to another program: {remedy}")
 
 
-def write_index(out: Path, videos: Sequence[IndexedVideo], segment_seconds: float) -> VideoIndex:
+def write_index(out: Path, videos: Sequence[IndexedVideo], how: dict[str, Any]) -> VideoIndex:
     """Write an index of ``videos``, replacing one that is there; give it back as it would be read.
 
     The same videos give the same bytes.
+
+    Args:
+        out: its folder.
+        videos: what it holds.
+        how: the settings that it was made with, for its header.
     """
     ordered = sorted(videos, key=lambda item: item.video.video_id)
     columns: dict[str, list[int]] = {name: [] for name in _SEGMENT_COLUMNS}
@@ -146,7 +151,7 @@ def write_index(out: Path, videos: Sequence[IndexedVideo], segment_seconds: floa
         "segments": len(columns["video"]),
         "frames": sum(item.video.num_frames for item in ordered),
         "packets_bytes": offset,
-        "segment_seconds": segment_seconds,
+        **how,
     }
     with _replacing(out / HEADER) as (part, file):
         file.write((json.dumps(header, indent=2) + "\n").encode())
@@ -205,7 +210,8 @@ def _write_parquet(path: Path, table: pa.Table) -> None:
 _VIDEO_SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("video_id", "file", "kind", "codec", "decoder", "codec_options")),
-        *((name, pa.string()) for name in ("pix_fmt", "color_matrix", "color_range", "container")),
+        *((name, pa.string()) for name in ("pix_fmt", "color_matrix", "color_range", "transfer")),
+        ("container", pa.string()),
         *((name, pa.int64()) for name in ("file_bytes", "mtime_ns", "num_frames", "width", "height")),
         *((name, pa.int64()) for name in ("rotation", "stream_index", "time_base_num", "time_base_den")),
         *((name, pa.int64()) for name in ("duration", "frame_ticks")),
