@@ -17,11 +17,14 @@ law = settings(deadline=None, max_examples=100)
 
 COLUMNS = ("offset", "size", "pts", "frame", "flags")
 big = st.integers(0, 2**46)  # 64 TiB into a file
-ROW = st.tuples(big, st.integers(0, 2**31), st.integers(-(2**50), 2**50), st.integers(-1, 2**40), st.integers(0, 3))
+ROW = st.tuples(big, st.integers(1, 2**31), st.integers(-(2**50), 2**50), st.integers(0, 2**31 - 1), st.integers(0, 15))
+ROWS = st.lists(ROW, min_size=1, max_size=60, unique_by=lambda row: row[3])
 
 
-def table(rows):
+def table(rows, hidden=()):
     columns = np.array(rows, np.int64).reshape(-1, 5).T
+    columns[3, list(hidden)] = -1
+    columns[4, 0] |= KEYFRAME
     return PacketTable(*columns[:4], columns[4].astype(np.uint8))
 
 
@@ -40,9 +43,9 @@ def plausible(count: int) -> PacketTable:
 
 
 @law
-@given(st.lists(ROW, max_size=60))
-def test_a_table_comes_back_as_it_was(rows):
-    before = table(rows)
+@given(ROWS, st.integers(1, 9))
+def test_a_table_comes_back_as_it_was(rows, step):
+    before = table(rows, range(0, len(rows), step) if step < 9 else ())
     after = PacketTable.from_bytes(before.to_bytes(), len(rows))
     assert same(before, after)
     assert [getattr(after, name).dtype for name in COLUMNS] == [np.int64] * 4 + [np.uint8]
@@ -94,6 +97,36 @@ def test_no_flipped_byte_passes_for_another_table(place, flip):
     assert same(got, plausible(40))
 
 
+def change(**places):
+    """A table with one value changed in the given columns, as bytes."""
+    table = plausible(40)
+    for name, value in places.items():
+        getattr(table, name)[7] = value
+    return table.to_bytes()
+
+
+IMPOSSIBLE = {
+    "offset": [-2, 2**60],
+    "size": [0, -1, 2**60],
+    "pts": [2**60, -(2**60)],
+    "frame": [-2, 2**31, 5],  # the last stands twice
+    "flags": [16, 255],
+}
+
+
+@pytest.mark.parametrize("name, value", [(name, value) for name in IMPOSSIBLE for value in IMPOSSIBLE[name]])
+def test_a_packet_that_cannot_be_is_an_error(name, value):
+    with pytest.raises(
+        IndexFileError, match="a packet that can.t be\\): run `onetake index`"
+    ):
+        PacketTable.from_bytes(change(**{name: value}), 40)
+
+
+def test_a_table_that_no_decoder_could_start_with_is_an_error():
+    with pytest.raises(IndexFileError, match="a packet that can't be"):
+        PacketTable.from_bytes(plausible(40)[1:].to_bytes(), 39)
+
+
 def test_a_bomb_stays_small():
     bomb = zlib.compress(bytes(200_000_000), 9)
     tracemalloc.start()
@@ -106,9 +139,9 @@ def test_a_bomb_stays_small():
 
 def test_slices_and_concatenation():
     whole = plausible(200)
-    parts = [whole[:48], whole[48:150], whole[150:]]
-    assert [len(part) for part in parts] == [48, 102, 50]
-    assert parts[1].key_rows.tolist() == [0, 48, 96]
+    parts = [whole[:48], whole[48:144], whole[144:]]
+    assert [len(part) for part in parts] == [48, 96, 56]
+    assert parts[1].key_rows.tolist() == [0, 48]
     assert same(PacketTable.concatenate(parts), whole)
     assert same(PacketTable.concatenate([PacketTable.from_bytes(p.to_bytes(), len(p)) for p in parts]), whole)
     assert whole.key_rows.tolist() == [0, 48, 96, 144, 192]

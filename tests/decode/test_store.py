@@ -148,10 +148,10 @@ INCONSISTENT = [
     ("segments", "table_length", [0, 0, 0, 0, 0, 0, 10**6], "packet tables lie outside packets.bin"),
     ("segments", "table_length", [2**63 - 1] * 7, "packet tables lie outside packets.bin"),
     ("segments", "table_offset", [BIG * 2 - 1] * 7, "packet tables lie outside packets.bin"),
-    ("videos", "kind", ["packets", "other"], "a kind is unknown"),
+    ("videos", "kind", ["packets", "other"], "its kind can't be right"),
     ("videos", "video_id", ["a.mp4", "a.mp4"], "a video's ID stands twice"),
     ("videos", "num_frames", [100, 61], "segments leave out frames"),
-    ("videos", "num_frames", [100, -60], "segments leave out frames"),
+    ("videos", "num_frames", [100, -60], "the number of its frames can't be right"),
 ]
 
 

@@ -20,6 +20,7 @@ __all__ = [
     "FORMAT_VERSION",
     "KEYFRAME",
     "LATE",
+    "MAX_SEGMENT_PACKETS",
     "PACKETS",
     "RECOVERED",
     "Keyframes",
@@ -39,6 +40,11 @@ KEYFRAME = 1  # a decoder can start here
 DISCARD = 2  # decoded, never shown (an edit list cuts it away)
 LATE = 4  # a keyframe of intra refresh: a decoder that starts here is right only from a RECOVERED packet's frame on
 RECOVERED = 8
+
+_FLAGS = KEYFRAME | DISCARD | LATE | RECOVERED
+
+MAX_SEGMENT_PACKETS = 1 << 22  # that many take 150 MB of memory
+_MAX_PLACE = 1 << 60  # of bytes, and of ticks
 
 Int64Array = NDArray[np.int64]
 
@@ -97,25 +103,39 @@ class PacketTable:
         """Inverse of ``to_bytes``.
 
         Raises:
-            IndexFileError: ``data`` is not the table of ``num_packets`` packets.
+            IndexFileError: ``data`` is not the table of ``num_packets`` packets, or what it says can't be.
         """
-        size = num_packets * 33
+        size = min(num_packets, MAX_SEGMENT_PACKETS) * 33
         try:
             inflate = zlib.decompressobj()
             raw = inflate.decompress(data, size + 1)  # a bomb stays small
         except (zlib.error, ValueError, OverflowError) as error:
             raise IndexFileError(f"packets.bin is damaged ({error}): run `onetake index` again") from None
-        if len(raw) != size or not inflate.eof:  # its checksum stands at the very end
+        if len(raw) != num_packets * 33 or not inflate.eof:  # its checksum stands at the very end
             raise IndexFileError("packets.bin is damaged (wrong length): run `onetake index` again")
         planes = np.frombuffer(raw, np.uint8, num_packets * 32).reshape(4, 8, num_packets)
         gap, length, pts_step, frame_step = np.ascontiguousarray(planes.transpose(0, 2, 1)).view("<i8")[..., 0]
         stop = np.cumsum(gap + length)
-        return cls(
+        table = cls(
             offset=stop - length,
             size=length.astype(np.int64),
             pts=np.cumsum(pts_step),
             frame=np.cumsum(frame_step),
             flags=np.frombuffer(raw, np.uint8, num_packets, num_packets * 32),
+        )
+        if not table._is_possible():
+            raise IndexFileError("packets.bin is damaged (a packet that can't be): run `onetake index` again")
+        return table
+
+    def _is_possible(self) -> bool:
+        shown = self.frame[self.frame >= 0]
+        return bool(
+            len(self)
+            and self.flags[0] & KEYFRAME
+            and np.all(self.flags <= _FLAGS)
+            and np.all((self.offset >= -1) & (self.offset < _MAX_PLACE) & (self.size > 0) & (self.size < _MAX_PLACE))
+            and np.all((self.frame >= -1) & (self.frame < 2**31) & (np.abs(self.pts) < _MAX_PLACE))
+            and len(np.unique(shown)) == len(shown)
         )
 
 

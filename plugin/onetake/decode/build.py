@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from onetake.core.errors import IndexFileError, OnetakeError, SourceError, SpecError, VideoError
-from onetake.core.index import CONTAINER, Keyframes, VideoIndex
+from onetake.core.index import CONTAINER, MAX_SEGMENT_PACKETS, Keyframes, VideoIndex
 from onetake.decode.check import check_video
 from onetake.decode.container import VIDEO_SUFFIXES
 from onetake.decode.numbering import segment_rows
@@ -28,9 +28,9 @@ from onetake.decode.store import (
     read_keyframes,
     read_table,
     read_table_bytes,
-    safe_path,
     write_index,
 )
+from onetake.decode.validate import safe_path, video_problem
 
 __all__ = ["IndexReport", "Refusal", "index_video", "index_videos"]
 
@@ -143,6 +143,9 @@ def index_video(
     except (IndexFileError, UnicodeEncodeError):
         raise VideoError(file, "an index cannot hold this file name; rename it") from None
     video, table = check_video(path, scan_video(path, file, file, stream_index), verify)
+    problem = video_problem(video)
+    if problem:
+        raise VideoError(file, f"{problem} can't be right; encode it again")
     starts = segment_rows(table, video.time_base, segment_seconds)
     first = np.maximum(table.frame[starts], 0)
     first[0] = 0
@@ -152,6 +155,8 @@ def index_video(
         starts.tolist(), [*starts[1:].tolist(), len(table)], first.tolist(), counts.tolist(), strict=True
     ):
         part = table[start:stop]
+        if len(part) > MAX_SEGMENT_PACKETS:
+            raise VideoError(file, f"{len(part)} packets without a keyframe among them; encode it again with some")
         shown_keys = part.clean_key_rows[part.frame[part.clean_key_rows] >= 0]
         keys.append((part.frame[shown_keys], part.pts[shown_keys]))
         offset, length = (0, video.file_bytes) if video.kind == CONTAINER else byte_range(part)

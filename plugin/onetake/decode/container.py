@@ -11,16 +11,22 @@ from av.video.stream import VideoStream
 
 from onetake.core.errors import VideoError
 
-__all__ = ["HEADER_BYTES", "MAX_PIXELS", "VIDEO_SUFFIXES", "decoding_stream", "open_video"]
+__all__ = ["CODECS", "HEADER_BYTES", "MAX_PIXELS", "VIDEO_SUFFIXES", "decoding_stream", "open_video"]
 
 # Demuxers for files that hold one video. Playlists, concat scripts and image patterns, which open further files
 # or URLs, are not among them.
 FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,mxf,ivf,h264,hevc,m4v,mpegvideo,obu,av1,dv,nut"
 )
+MAX_STREAMS = 64
 MAX_PIXELS = 8192 * 8192  # of a picture; a decoder asked for more refuses
 # A Matroska block header or an AVI chunk header stands between where a packet is said to be and its payload.
 HEADER_BYTES = 64
+# What cameras, editors and the web use. FFmpeg's decoders of rarer formats see less testing, and fewer need them.
+CODECS = frozenset(
+    "h264 hevc vvc vp8 vp9 av1 mpeg1video mpeg2video mpeg4 msmpeg4v2 msmpeg4v3 h263 flv1 wmv1 wmv2 wmv3 vc1 theora "  # noqa: SIM905
+    "mjpeg prores dnxhd ffv1 huffyuv ffvhuff utvideo dvvideo cinepak".split()
+)
 VIDEO_SUFFIXES = frozenset(
     f".{name}"
     for name in "mp4 m4v mov mkv webm avi ts m2ts mts mpg mpeg flv wmv asf ogv mxf 3gp".split()  # noqa: SIM905
@@ -59,9 +65,17 @@ def decoding_stream(container: InputContainer, video_id: str, stream_index: int 
     if stream_index is not None:
         videos = [s for s in videos if s.index == stream_index]
     if not videos:
-        raise VideoError(video_id, "holds no video stream that can be decoded; remove it")
+        what = (
+            "video stream that can be decoded" if stream_index is None else f"video stream with number {stream_index}"
+        )
+        raise VideoError(video_id, f"holds no {what}; remove it")
+    if len(container.streams) > MAX_STREAMS:
+        raise VideoError(video_id, f"holds {len(container.streams)} streams, over the limit of {MAX_STREAMS}")
     best = container.streams.best("video")
     stream = best if best in videos else videos[0]
+    name = stream.codec_context.codec.canonical_name
+    if name not in CODECS:
+        raise VideoError(video_id, f"codec {name} is not among those that are read; encode it again")
     for other in container.streams:
         if other.index != stream.index:
             other.discard = Discard.all

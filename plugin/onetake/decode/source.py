@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
+from stat import S_ISREG
 from typing import Protocol
 
 import av
@@ -74,6 +75,8 @@ class TableSource:
         self._video = video
         self._file_start = file_start
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        status = os.fstat(self._fd)
+        self._file_stop = file_start + status.st_size if S_ISREG(status.st_mode) else 0
 
     def start(self, row: int) -> tuple[VideoCodecContext, Iterator[tuple[int, Packet]]]:
         # Not the old one, flushed: it would keep parameter sets that a later packet brought. A new one costs 50 us.
@@ -90,7 +93,8 @@ class TableSource:
         table = self.table
         for row in range(start_row, len(table)):
             size, offset = int(table.size[row]), int(table.offset[row])
-            data = os.pread(self._fd, size, offset - self._file_start)
+            inside = self._file_start <= offset <= self._file_stop - size
+            data = os.pread(self._fd, size, offset - self._file_start) if inside else b""
             self.bytes_read += len(data)
             if len(data) != size:
                 raise DecodeError(self._video.video_id, _CHANGED, int(table.frame[row]), offset)

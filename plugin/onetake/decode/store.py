@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from onetake.core.errors import IndexFileError, SourceError
-from onetake.core.index import CONTAINER, FORMAT_VERSION, PACKETS, Keyframes, PacketTable, Video, VideoIndex
+from onetake.core.index import (
+    FORMAT_VERSION,
+    MAX_SEGMENT_PACKETS,
+    Keyframes,
+    PacketTable,
+    Video,
+    VideoIndex,
+)
+from onetake.decode.validate import MAX_TICKS, safe_path, video_problem
 
 __all__ = [
     "INDEX_FILES",
@@ -61,25 +69,6 @@ class IndexedVideo:
     rows: tuple[dict[str, int], ...]
     keyframes: Keyframes
     tables: tuple[bytes, ...]
-
-
-def safe_path(file: str) -> PurePosixPath:
-    """``file`` as a path below the videos' folder.
-
-    Raises:
-        IndexFileError: it would lead out of that folder.
-    """
-    path = PurePosixPath(file)
-    if (
-        not file
-        or path.is_absolute()
-        or ".." in path.parts
-        or "\\" in file
-        or "\0" in file
-        or path.parts[0].endswith(":")
-    ):
-        raise IndexFileError(f"the index names a file outside the videos' folder: {file!r}; do not use this index")
-    return path
 
 
 def check_target(out: Path) -> None:
@@ -247,7 +236,7 @@ def read_header(folder: Path) -> dict[str, Any]:
         header = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise IndexFileError(f"no index in {folder}: run `onetake index` on the videos' folder first") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise IndexFileError(f"{path} cannot be read ({error}): run `onetake index` again") from None
     if not isinstance(header, dict) or header.get("format") != "onetake":
         raise IndexFileError(f"{path} is not an index of onetake: run `onetake index` into another folder (--out)")
@@ -268,6 +257,8 @@ def read_index(folder: Path) -> VideoIndex:
     header = read_header(folder)
     try:
         videos, segments = (pq.read_table(folder / name) for name in (VIDEOS, SEGMENTS))
+        if not videos.schema.equals(_VIDEO_SCHEMA):
+            raise ValueError("not the columns of videos")
         for table in (videos, segments):
             if any(column.null_count for column in table.columns):
                 raise ValueError("a value is missing")
@@ -282,7 +273,7 @@ def read_index(folder: Path) -> VideoIndex:
             **{name: segments[name].to_numpy().astype(np.int64) for name in _SEGMENT_COLUMNS},
         )
         tables_bytes = int(header["packets_bytes"])
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, pa.ArrowException) as error:
         raise IndexFileError(f"the index in {folder} is damaged ({error}): run `onetake index` again") from None
     _validate(index, folder, tables_bytes)
     return index
@@ -290,7 +281,12 @@ def read_index(folder: Path) -> VideoIndex:
 
 def _validate(index: VideoIndex, folder: Path, tables_bytes: int) -> None:
     for video in index.videos:
-        safe_path(video.file)
+        problem = video_problem(video)
+        if problem:
+            raise IndexFileError(
+                f"the index in {folder} is damaged (of video {video.video_id!r}, {problem} can't be right): "
+                "run `onetake index` again"
+            )
     count = len(index.videos)
     firsts = np.flatnonzero(np.diff(index.video, prepend=-1))
     stop = index.first_frame + index.num_frames
@@ -302,9 +298,12 @@ def _validate(index: VideoIndex, folder: Path, tables_bytes: int) -> None:
         "it holds no video": not count,
         "segments and videos don't match": not np.array_equal(index.video[firsts], np.arange(count)),
         "segments leave out frames": bool(np.any(stop != next_first) or np.any(index.first_frame[firsts])),
-        "a length is negative": any(bool(np.any(getattr(index, name) < 0)) for name in _SEGMENT_COLUMNS),
+        "a length is negative": any(
+            bool(np.any(getattr(index, name) < 0)) for name in _SEGMENT_COLUMNS if name != "first_pts"
+        ),
         "packet tables lie outside packets.bin": bool(np.any(index.table_offset > tables_bytes - index.table_length)),
-        "a kind is unknown": any(video.kind not in (PACKETS, CONTAINER) for video in index.videos),
+        "a segment has too many packets": bool(np.any(index.num_packets > MAX_SEGMENT_PACKETS)),
+        "a time is out of range": bool(np.any(np.abs(index.first_pts) > MAX_TICKS)),
         "a video's ID stands twice": len({video.video_id for video in index.videos}) != count,
     }
     for problem, found in problems.items():
@@ -355,6 +354,9 @@ def read_table_bytes(folder: Path, index: VideoIndex, segment: int) -> bytes:
     path = folder / PACKETS_BIN
     try:
         with path.open("rb") as file:
-            return os.pread(file.fileno(), int(index.table_length[segment]), int(index.table_offset[segment]))
+            length, offset = int(index.table_length[segment]), int(index.table_offset[segment])
+            if offset + length > os.fstat(file.fileno()).st_size:
+                raise IndexFileError("packets.bin is damaged (cut off): run `onetake index` again")
+            return os.pread(file.fileno(), length, offset)
     except OSError as error:
         raise IndexFileError(f"{path} cannot be read ({error.strerror}): run `onetake index` again") from None
