@@ -7,11 +7,14 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
+from av.video.reformatter import Interpolation
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchvision.transforms.v2.functional import resize
 
-from onetake.core.errors import SpecError
-from onetake.decode.scale import check_frame_size, converter, scaled_size
+from onetake.core.errors import OnetakeError, SpecError
+from onetake.decode.scale import SCALINGS, check_frame_size, check_scaling, converter, scaled_size
 from onetake.decode.synthetic import read_number, write_numbered_video
 
 law = settings(deadline=None, max_examples=150)
@@ -89,7 +92,22 @@ def test_frame_sizes_that_are_refused(frame_size):
     )
 
 
+def test_scalings_that_are_taken():
+    assert [check_scaling(value) for value in SCALINGS] == ["fast", "exact"]
+
+
+@pytest.mark.parametrize("value", [None, "", "Fast", "bilinear", 1, True, ("fast",), {}], ids=repr)
+def test_scalings_that_are_refused(value):
+    with pytest.raises(SpecError) as caught:
+        check_scaling(value)
+    assert str(caught.value) == (
+        f"scaling={value!r}: must be 'fast', or 'exact' (nearer to a resize of the RGB frames, and slower)"
+    )
+
+
 # Pictures
+
+both_scalings = pytest.mark.parametrize("scaling", SCALINGS)
 
 
 def pictures(path: Path, count: int) -> list[av.VideoFrame]:
@@ -112,9 +130,10 @@ def made(height: int, width: int, pix_fmt: str = "yuv420p") -> av.VideoFrame:
 
 @pytest.mark.parametrize("shape", [(96, 128), (96, 126), (64, 98), (95, 127), (33, 65)], ids=str)
 @pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuvj420p", "rgb24", "gray"])
-def test_native_conversion_is_that_of_to_ndarray(shape, pix_fmt):
+@both_scalings
+def test_native_conversion_is_that_of_to_ndarray(shape, pix_fmt, scaling):
     picture = made(*shape, pix_fmt)
-    found = converter(None)(picture)
+    found = converter(None, scaling=scaling)(picture)
     assert (found.shape, found.dtype) == ((*shape, 3), np.uint8)
     assert np.array_equal(found, picture.to_ndarray(format="rgb24"))
 
@@ -148,9 +167,10 @@ SHAPES = [
 
 
 @pytest.mark.parametrize("frame_size, rotation, picture, expected", SHAPES, ids=str)
-@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv444p", "yuv420p10le"])
-def test_output_shapes(frame_size, rotation, picture, expected, pix_fmt):
-    found = converter(frame_size, rotation)(made(*picture, pix_fmt))
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv444p", "yuv420p10le", "yuvj422p", "gray", "gbrp"])
+@both_scalings
+def test_output_shapes(frame_size, rotation, picture, expected, pix_fmt, scaling):
+    found = converter(frame_size, rotation, scaling)(made(*picture, pix_fmt))
     assert (found.shape, found.dtype) == ((*expected, 3), np.uint8)
 
 
@@ -161,42 +181,129 @@ def test_rotation_is_clockwise(numbered, rotation, quarters):
 
 
 @pytest.mark.parametrize("rotation, quarters", [(90, -1), (180, -2), (270, -3)])
-def test_rotation_comes_after_scaling(numbered, rotation, quarters):
-    small = converter(48)(numbered[5])
-    assert np.array_equal(converter(48, rotation)(numbered[5]), np.rot90(small, quarters))
+@both_scalings
+def test_rotation_comes_after_scaling(numbered, rotation, quarters, scaling):
+    small = converter(48, scaling=scaling)(numbered[5])
+    assert np.array_equal(converter(48, rotation, scaling)(numbered[5]), np.rot90(small, quarters))
 
 
 @pytest.mark.parametrize("frame_size", [48, 64, 96, 144, (48, 80), (96, 160), (50, 83)], ids=str)
-def test_scaled_frames_still_read_their_number(numbered, frame_size):
-    convert = converter(frame_size)
+@both_scalings
+def test_scaled_frames_still_read_their_number(numbered, frame_size, scaling):
+    convert = converter(frame_size, scaling=scaling)
     assert [read_number(convert(picture)) for picture in numbered] == list(range(12))
 
 
-def test_the_crop_is_the_middle(numbered):
-    whole = converter(None)(numbered[3])
-    assert np.array_equal(converter((96, 100))(numbered[3]), whole[:, 30:130])
-    assert np.array_equal(converter((96, 101))(numbered[3]), whole[:, 29:130])
-    small = converter(48)(numbered[3])
-    assert np.array_equal(converter((48, 48))(numbered[3]), small[:, 16:64])
+@both_scalings
+def test_the_crop_is_the_middle(numbered, scaling):
+    whole = converter(None, scaling=scaling)(numbered[3])
+    assert np.array_equal(converter((96, 100), scaling=scaling)(numbered[3]), whole[:, 30:130])
+    assert np.array_equal(converter((96, 101), scaling=scaling)(numbered[3]), whole[:, 29:130])
+    small = converter(48, scaling=scaling)(numbered[3])
+    assert np.array_equal(converter((48, 48), scaling=scaling)(numbered[3]), small[:, 16:64])
 
 
-def test_scaling_averages_areas():
+@both_scalings
+def test_scaling_down_leaves_no_alias(scaling):
     flat = np.zeros((64, 64, 3), np.uint8)
-    flat[:, ::2] = 255  # thin stripes: any other way than averaging shows some of them
+    flat[:, ::2] = 255  # thin stripes: without averaging, some of them show
     picture = av.VideoFrame.from_ndarray(flat, format="rgb24").reformat(format="yuv444p")
-    found = converter(16)(picture)
-    assert found.min() > 120
-    assert found.max() < 136
+    found = converter(16, scaling=scaling)(picture)[:, 1:-1]  # beyond the border, its own pixels are repeated
+    assert found.min() > 124
+    assert found.max() < 132
 
 
-def test_a_converter_follows_a_change_of_size_and_format():
-    convert = converter((32, 32))
-    for shape, pix_fmt in (((96, 128), "yuv420p"), ((64, 64), "yuv444p"), ((48, 200), "yuv420p10le")):
-        assert convert(made(*shape, pix_fmt)).shape == (32, 32, 3)
+def blocks(height: int, width: int, pix_fmt: str) -> av.VideoFrame:
+    """Blocks of any colour, eight pixels wide, with some noise."""
+    rng = np.random.default_rng(1)
+    colours = rng.integers(20, 236, (-(-height // 8), -(-width // 8), 3))
+    rgb = np.kron(colours, np.ones((8, 8, 1), int))[:height, :width] + rng.integers(-15, 16, (height, width, 3))
+    careful = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
+    whole = av.VideoFrame.from_ndarray(rgb.clip(0, 255).astype(np.uint8), format="rgb24")
+    return whole.reformat(format=pix_fmt, interpolation=careful)
 
 
-def test_pixels_are_the_callers_own(numbered):
-    convert = converter((48, 48), 90)
+def mean_error(found: np.ndarray, picture: av.VideoFrame) -> float:
+    """From torchvision's antialiased resize, in float, of the whole RGB picture."""
+    rgb = torch.from_numpy(picture.to_ndarray(format="rgb24")).permute(2, 0, 1).float()
+    careful = resize(rgb, list(found.shape[:2]), antialias=True).permute(1, 2, 0).numpy()
+    return float(np.abs(found - careful).mean())
+
+
+RESIZES = [
+    # picture, short side
+    ((270, 480), 96),
+    ((270, 480), 31),  # far
+    ((135, 241), 96),  # by little
+    ((95, 127), 96),  # by next to nothing
+    ((67, 121), 96),  # enlarged
+    ((121, 67), 50),
+]
+
+
+@pytest.mark.parametrize("shape, side", RESIZES, ids=str)
+@pytest.mark.parametrize(
+    "pix_fmt", ["yuv420p", "yuvj420p", "yuv422p", "yuv444p", "yuv420p10le", "gray", "gbrp", "rgb24"]
+)
+def test_exact_scaling_is_an_antialiased_resize_of_the_rgb_picture(shape, side, pix_fmt):
+    picture = blocks(*shape, pix_fmt)
+    found = converter(side, scaling="exact")(picture)
+    assert mean_error(found, picture) <= (0.3 if min(shape) < 2 * side else 0.5)  # far down, borders weigh more
+
+
+@pytest.mark.parametrize("shape, side", RESIZES, ids=str)
+@pytest.mark.parametrize("pix_fmt, most", [("yuv444p", 0.8), ("yuv444p10le", 1.5), ("gray", 0.5), ("gbrp", 0.5)])
+def test_fast_scaling_is_near_it_where_chroma_is_whole(shape, side, pix_fmt, most):
+    picture = blocks(*shape, pix_fmt)
+    assert mean_error(converter(side)(picture), picture) <= most
+
+
+@pytest.mark.parametrize("shape, side", RESIZES, ids=str)
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuvj420p", "yuv422p", "yuv420p10le"])
+def test_fast_scaling_blurs_nothing_but_colour(shape, side, pix_fmt):
+    picture = blocks(*shape, pix_fmt)
+    luma = np.array([0.299, 0.587, 0.114])
+    found, exact = (converter(side, scaling=scaling)(picture) @ luma for scaling in SCALINGS)
+    assert np.abs(found - exact).mean() < 3
+
+
+def test_fast_scaling_keeps_more_colour_than_scaled_420_holds():
+    picture = blocks(270, 480, "yuv420p")
+    scaled = picture.reformat(width=171, height=96, interpolation=Interpolation.BILINEAR)
+    assert scaled.format.name == "yuv420p"
+    assert mean_error(converter(96)(picture), picture) < 0.8 * mean_error(scaled.to_ndarray(format="rgb24"), picture)
+
+
+@both_scalings
+def test_a_converter_follows_a_change_of_size_format_and_tags(scaling):
+    convert = converter((32, 32), 90, scaling)
+    for shape, pix_fmt in (
+        ((96, 128), "yuv420p"),
+        ((64, 64), "yuv444p"),
+        ((48, 200), "yuv420p10le"),
+        ((48, 200), "gbrp"),
+        ((32, 32), "gray"),
+        ((33, 35), "yuvj422p"),
+        ((96, 128), "yuv420p"),
+    ):
+        for tag in (2, 1, 9):
+            picture = made(*shape, pix_fmt)
+            picture.colorspace = tag if pix_fmt.startswith("yuv") else 2
+            alone = converter((32, 32), 90, scaling)(picture)
+            assert alone.shape == (32, 32, 3)
+            assert np.array_equal(convert(picture), alone)
+
+
+@both_scalings
+def test_a_size_that_cannot_be_made_is_an_error(scaling):
+    message = r"a picture of 4 x 1000, yuv420p: cannot be scaled to 1000 x 250000 .*; name another frame_size"
+    with pytest.raises(OnetakeError, match=message):
+        converter((3, 1000), scaling=scaling)(made(1000, 4))
+
+
+@both_scalings
+def test_pixels_are_the_callers_own(numbered, scaling):
+    convert = converter((48, 48), 90, scaling)
     first = convert(numbered[0])
     kept = first.copy()
     convert(numbered[7])
