@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 
+import av
 import pytest
 from click.testing import CliRunner
 
 from onetake.cli.main import main
+from onetake.decode.store import read_index
 from onetake.decode.synthetic import write_numbered_video
+from tests.zoo import write_zoo
 
 
 @pytest.fixture
@@ -45,3 +48,40 @@ def test_what_is_wrong_is_told_in_one_line(tmp_path, name, words):
     (line,) = result.stderr.strip().splitlines()
     assert line.startswith("error: ")
     assert words in line
+
+
+def test_verifying_reads_all_anew_and_tells_of_damage(tmp_path):
+    write_zoo(tmp_path, ["scratch.mp4", "bframes.mp4"])
+    for _ in range(2):
+        summary = json.loads(run(tmp_path, "--verify", "--json").stdout)
+        assert (summary["videos"], summary["reused"]) == (2, 0)
+        assert list(summary["damaged"]) == ["scratch.mp4"]
+        assert summary["damaged"]["scratch.mp4"] > 0
+    assert "scratch.mp4" in run(tmp_path, "--verify").stdout
+    assert json.loads(run(tmp_path, "--json").stdout)["reused"] == 2
+
+
+def test_another_stream_of_the_files(tmp_path):
+    write_zoo(tmp_path, ["two_videos.mkv"])
+    with av.open(str(tmp_path / "two_videos.mkv")) as container:
+        numbers = [stream.index for stream in container.streams.video]
+        best = container.streams.best("video").index
+    found = {}
+    for number in numbers:
+        assert json.loads(run(tmp_path, "--stream-index", number, "--json").stdout)["reused"] == 0
+        found[number] = read_index(tmp_path).videos[0]
+        assert found[number].stream_index == number
+    run(tmp_path)
+    assert read_index(tmp_path).videos[0] == found[best]
+    assert len({(video.width, video.height) for video in found.values()}) == 2
+    result = run(tmp_path, "--stream-index", 7)
+    assert result.exit_code == 1
+    assert "two_videos.mkv: holds no video stream with number 7; leave out the number, or remove the file" in result.stderr
+
+
+def test_high_dynamic_range_is_told(tmp_path):
+    tags = {"color_trc": "smpte2084", "colorspace": "bt2020nc", "color_primaries": "bt2020", "color_range": "tv"}
+    write_numbered_video(tmp_path / "hdr.mp4", 30, options=tags)
+    assert json.loads(run(tmp_path, "--json").stdout)["hdr"] == {"PQ": 1}
+    video = read_index(tmp_path).videos[0]
+    assert (video.transfer, video.color_matrix, video.color_range) == ("PQ", "bt2020", "limited")

@@ -18,13 +18,34 @@ import click
     show_default=True,
     help="Length of a segment; it ends at the next keyframe.",
 )
+@click.option(
+    "--stream-index",
+    type=int,
+    help="Number of the video stream to index, in every file.  [default: the one that players choose]",
+)
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="Decode every frame of every video, and compare what seeking gives; takes several times as long as playing.",
+)
 @click.option("--workers", type=int, help="Processes.  [default: one per CPU]")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-def index_command(folder: Path, out: Path | None, segment_seconds: float, workers: int | None, as_json: bool) -> None:
+def index_command(
+    folder: Path,
+    out: Path | None,
+    segment_seconds: float,
+    stream_index: int | None,
+    verify: bool,
+    workers: int | None,
+    as_json: bool,
+) -> None:
     """Index the videos in FOLDER where they are, so that they can be trained on.
 
     No video is changed or copied. Files that can't be used are listed with the reason. Run it again after adding
-    videos: what did not change is taken from the index that is there.
+    videos: what did not change is taken from the index that is there, unless all is to be verified.
+
+    Stretches of each video are decoded in several ways, to find out how its frames come out right. Where they don't
+    come out as the file's packets announce, and with --verify, all of it is.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -47,6 +68,8 @@ def index_command(folder: Path, out: Path | None, segment_seconds: float, worker
             folder,
             out,
             segment_seconds=segment_seconds,
+            stream_index=stream_index,
+            verify=verify,
             workers=workers,
             progress=lambda done, total, file: bars.update(task, completed=done, total=total, file=file),
         )
@@ -65,6 +88,8 @@ def index_command(folder: Path, out: Path | None, segment_seconds: float, worker
         "bytes_per_packet": round(tables / packets, 2),
         "kinds": dict(Counter(video.kind for video in index.videos)),
         "codecs": dict(Counter(video.codec for video in index.videos)),
+        "hdr": dict(Counter(video.transfer for video in index.videos if video.transfer)),
+        "damaged": report.damaged,
         "refused": {refusal.file: refusal.reason for refusal in report.refused},
     }
     if as_json:
@@ -79,12 +104,18 @@ def _print(summary: dict[str, object]) -> None:
     from onetake.cli.console import table_console
 
     console = table_console()
-    refused = summary.pop("refused")
+    refused, damaged = summary.pop("refused"), summary.pop("damaged")
     table = Table(title="index", show_header=False)
     for name, value in summary.items():
         shown = ", ".join(f"{count} {key}" for key, count in value.items()) if isinstance(value, dict) else value
-        table.add_row(name.replace("_", " "), f"{shown:,}" if isinstance(shown, int) else str(shown))
+        if shown != "":
+            table.add_row(name.replace("_", " "), f"{shown:,}" if isinstance(shown, int) else str(shown))
     console.print(table)
+    if damaged:
+        table = Table("file", "packets that don't decode", title="damaged")
+        for file, count in damaged.items():
+            table.add_row(file, f"{count:,}")
+        console.print(table)
     if refused:
         table = Table("file", "reason", title="refused")
         for file, reason in refused.items():

@@ -54,12 +54,14 @@ class IndexReport:
         index: the index, as written.
         reused: videos that had not changed since they were last indexed.
         refused: files left out.
+        damaged: of the videos newly indexed, those of which packets that don't decode were met, and how many.
     """
 
     out: Path
     index: VideoIndex
     reused: int
     refused: tuple[Refusal, ...]
+    damaged: dict[str, int]
 
 
 def index_videos(
@@ -125,7 +127,8 @@ def index_videos(
         raise SourceError(
             f"the index cannot be written to {target} ({error.strerror}): name another folder with --out (out=)"
         ) from None
-    return IndexReport(target, index, reused, tuple(refused))
+    damaged = {file: found.damaged for file, found in sorted(done.items()) if found.damaged}
+    return IndexReport(target, index, reused, tuple(refused), damaged)
 
 
 def index_video(
@@ -142,7 +145,8 @@ def index_video(
         file.encode()
     except (IndexFileError, UnicodeEncodeError):
         raise VideoError(file, "an index cannot hold this file name; rename it") from None
-    video, table = check_video(path, scan_video(path, file, file, stream_index), verify)
+    checked = check_video(path, scan_video(path, file, file, stream_index), verify)
+    video, table = checked.video, checked.table
     problem = video_problem(video)
     if problem:
         raise VideoError(file, f"{problem} can't be right; encode it again")
@@ -177,7 +181,7 @@ def index_video(
         frame=np.concatenate([frames for frames, _ in keys]),
         pts=np.concatenate([pts for _, pts in keys]),
     )
-    return IndexedVideo(video, tuple(rows), keyframes, tuple(tables))
+    return IndexedVideo(video, tuple(rows), keyframes, tuple(tables), checked.damaged)
 
 
 def _list_videos(folder: Path) -> list[str]:

@@ -19,16 +19,18 @@ from av.video.frame import VideoFrame
 
 from onetake.core.errors import DecodeError, VideoError
 from onetake.core.index import CONTAINER, KEYFRAME, LATE, PACKETS, RECOVERED, PacketTable, Video
+from onetake.decode.colour import colour_tags, hdr_name, not_convertible
 from onetake.decode.decoder import NO_SKIP, SKIPPABLE_CODECS, ClipDecoder, new_counters
 from onetake.decode.numbering import number_by_output, start_rows, with_times
 from onetake.decode.probe import Scan
 from onetake.decode.source import ContainerSource, open_source
 
-__all__ = ["check_video"]
+__all__ = ["Checked", "check_video"]
 
 RANDOM_STARTS = 6
 MAX_FRAMES = 32  # decoded from each start, without ``verify``
-SKIP_STRIDE = 5
+SKIP_STRIDES = (5,)
+VERIFY_STRIDES = (2, 3, 5, 8)
 # Keyframes further apart are looked for by decoding: containers may lack their flags.
 MAX_KEYFRAME_DISTANCE = 600
 
@@ -52,8 +54,23 @@ class _Truth:
     picture: VideoFrame | None = None
 
 
-def check_video(path: Path, scan: Scan, verify: bool = False) -> tuple[Video, PacketTable]:
-    """The video and its packet table, with the numbers, keyframes, kind and options by which frames come out right.
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What the check found.
+
+    Attributes:
+        video: the video, with the kind and options by which its frames come out right.
+        table: its packets, with its frames' numbers, and keyframes that are some.
+        damaged: how many of the packets that were decoded did not decode, or not without errors.
+    """
+
+    video: Video
+    table: PacketTable
+    damaged: int
+
+
+def check_video(path: Path, scan: Scan, verify: bool = False) -> Checked:
+    """How a video is read so that its frames come out right.
 
     From keyframes on, each time with a fresh decoder, up to 32 frames are decoded from what packets alone give, and
     from the container: plainly, and with pictures skipped that no one needs. H.264 whose reordering only the
@@ -70,7 +87,7 @@ def check_video(path: Path, scan: Scan, verify: bool = False) -> tuple[Video, Pa
         VideoError: most of it does not decode, or it decodes differently at every time.
     """
     video, table = scan.video, scan.table
-    if scan.numbered and not verify and len(table) <= MAX_KEYFRAME_DISTANCE * len(table.key_rows):
+    if scan.numbered and not scan.torn and not verify and len(table) <= MAX_KEYFRAME_DISTANCE * len(table.key_rows):
         starts = _some(table)
         truth = _sample(path, video, table, scan, starts)
         if truth is not None:
@@ -93,15 +110,21 @@ def check_video(path: Path, scan: Scan, verify: bool = False) -> tuple[Video, Pa
     return _finish(video, table, scan, truth)
 
 
-def _finish(video: Video, table: PacketTable, scan: Scan, truth: _Truth) -> tuple[Video, PacketTable]:
+def _finish(video: Video, table: PacketTable, scan: Scan, truth: _Truth) -> Checked:
     picture = truth.picture
     assert picture is not None
+    if not_convertible(picture):
+        raise VideoError(video.video_id, not_convertible(picture))
+    color_matrix, color_range = colour_tags(picture)
     video = replace(
         with_times(video, table),
         rotation=round(-picture.rotation / 90) * 90 % 360,
         pix_fmt=picture.format.name,
+        color_matrix=color_matrix,
+        color_range=color_range,
+        transfer=hdr_name(picture),
     )
-    return video, _as_kind(video, table, scan)
+    return Checked(video, _as_kind(video, table, scan), len(truth.broken))
 
 
 def _as_kind(video: Video, table: PacketTable, scan: Scan) -> PacketTable:
@@ -215,10 +238,13 @@ def _decode(path: Path, video: Video, table: PacketTable, scan: Scan) -> _Truth:
 # Ways to read it.
 
 
-def _candidates(video: Video) -> Iterator[Video]:
-    """The ways to read a video, the best first."""
+def _candidates(video: Video, torn: bool) -> Iterator[Video]:
+    """The ways to read a video, the best first.
+
+    What decoders put in the place of lost pictures depends on all that they decoded before, so then none is skipped.
+    """
     strict = ("", "strict=1") if video.codec == "h264" else ("",)
-    skipping = ("", NO_SKIP) if video.codec in SKIPPABLE_CODECS else ("",)
+    skipping = ("",) if video.codec not in SKIPPABLE_CODECS else (NO_SKIP,) if torn else ("", NO_SKIP)
     for kind in (PACKETS, CONTAINER) if video.kind == PACKETS else (CONTAINER,):
         for late in strict if kind == PACKETS else ("",):
             for skip in skipping:
@@ -232,7 +258,7 @@ def _settle(
 ) -> tuple[Video, list[int]] | None:
     """The best way to read the video, and the starts from which even that fails; None if the first is among them."""
     best: tuple[Video, list[int]] | None = None
-    for candidate in _candidates(video):
+    for candidate in _candidates(video, scan.torn):
         failing: list[int] = []
         for start in starts:
             if not _same(path, candidate, _as_kind(candidate, table, scan), start, truth, limit):
@@ -256,7 +282,8 @@ def _same(path: Path, video: Video, table: PacketTable, start: int, truth: _Trut
     broken = any(start <= row < start + len(part) for row in truth.broken)
     plans = [frames]
     if video.codec in SKIPPABLE_CODECS and NO_SKIP not in video.codec_options:
-        plans.append(frames[SKIP_STRIDE - 1 :: SKIP_STRIDE])
+        strides = VERIFY_STRIDES if limit > MAX_FRAMES else SKIP_STRIDES
+        plans += [frames[stride - 1 :: stride] for stride in strides]
     for plan in filter(None, plans):
         try:
             source = open_source(video, part, path)

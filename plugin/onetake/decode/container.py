@@ -65,10 +65,10 @@ def decoding_stream(container: InputContainer, video_id: str, stream_index: int 
     if stream_index is not None:
         videos = [s for s in videos if s.index == stream_index]
     if not videos:
-        what = (
-            "video stream that can be decoded" if stream_index is None else f"video stream with number {stream_index}"
-        )
-        raise VideoError(video_id, f"holds no {what}; remove it")
+        reason = "holds no video stream that can be decoded; remove it"
+        if stream_index is not None:
+            reason = f"holds no video stream with number {stream_index}; leave out the number, or remove the file"
+        raise VideoError(video_id, reason)
     if len(container.streams) > MAX_STREAMS:
         raise VideoError(video_id, f"holds {len(container.streams)} streams, over the limit of {MAX_STREAMS}")
     best = container.streams.best("video")

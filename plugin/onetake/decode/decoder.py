@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from enum import IntEnum
 from itertools import accumulate
@@ -17,7 +17,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
-from onetake.core.errors import DecodeError, VideoError
+from onetake.core.errors import DecodeError, OnetakeError, VideoError
 from onetake.core.index import LATE, RECOVERED, PacketTable, Video
 from onetake.decode.source import PacketSource
 
@@ -96,6 +96,8 @@ class ClipDecoder(Generic[T]):
         table = source.table
         shown = np.flatnonzero(table.frame >= 0)
         self._row_of = dict(zip(table.frame[shown].tolist(), shown.tolist(), strict=True))
+        # Per row, the last frame, as they are shown, of those stored up to there: the row's picture may lean on it.
+        self._highest = np.maximum.accumulate(table.frame)
         self._key_rows = table.key_rows.tolist()
         self._key_frames = key_frames(table).tolist()
         self._plan = set(plan or ())
@@ -111,6 +113,7 @@ class ClipDecoder(Generic[T]):
         self._next_row = 0  # the row that would be fed next
         self._floor = 0  # frames below it may come out broken: they lean on what was before the start
         self._shown = -1  # the last frame looked at since the start
+        self._furthest = -1  # the last frame that came out since the start
         self._out: deque[tuple[int, VideoFrame]] = deque()  # came out, not looked at yet
         self._kept: dict[int, T] = {}  # converted for a clip still to come
         self._damage: list[_Damage] = []
@@ -124,34 +127,31 @@ class ClipDecoder(Generic[T]):
         """
         self._kept = {number: array for number, array in self._kept.items() if number >= frames[0]}
         wanted = set(frames)
-        got = {frame: self._kept[frame] for frame in wanted & self._kept.keys()}
-        for frame in sorted(wanted - got.keys()):
-            if frame in got:  # met on the way to one before it
-                continue
+        for frame in sorted(wanted - self._kept.keys()):
             for _ in range(2):  # damage behind a frame may take it along; then it is had by stopping before that
-                self._go_to(frame)
-                self._collect(frame, frames[0], wanted, got)
-                if frame in got:
-                    break
+                if frame not in self._kept:  # nor met on the way to one before it
+                    self._go_to(frame)
+                    self._keep(self._decode_until(frame), wanted)
+            if frame not in self._kept:
                 self._refuse_damaged(frame)
-            else:
                 raise self._error(f"did not come out of the decoder: {_DAMAGED}", frame)
         self._counters[Count.FRAMES_DELIVERED] += len(frames)
         self._counters[Count.FRAMES_REPEATED] += len(frames) - len(wanted)
         self._counters[Count.CLIPS_DELIVERED] += 1
-        return [got[frame] for frame in frames]
+        got = [self._kept[frame] for frame in frames]
+        if not self._plan:
+            self._kept.clear()
+        return got
 
-    def _collect(self, last: int, first: int, wanted: set[int], got: dict[int, T]) -> None:
-        """Convert the frames up to ``last`` that are wanted now, or planned for a clip that starts after ``first``."""
-        for number, picture in self._decode_until(last):
-            planned = number in self._plan
-            if number in wanted or planned:
-                array = self._convert(picture)
+    def _keep(self, pictures: Iterable[tuple[int, VideoFrame]], wanted: Collection[int] = ()) -> None:
+        """Convert those of the pictures that are wanted now, or planned for a clip to come."""
+        for number, picture in pictures:
+            if number in wanted or number in self._plan:
+                try:
+                    self._kept[number] = self._convert(picture)
+                except OnetakeError as error:
+                    raise self._error(str(error), number) from None
                 self._counters[Count.FRAMES_CONVERTED] += 1
-                if number in wanted:
-                    got[number] = array
-                if planned and number > first:
-                    self._kept[number] = array
 
     def seconds(self, frames: Sequence[int]) -> NDArray[np.float64]:
         """When frames are shown, in seconds of the video's own clock: float64, as long as ``frames``."""
@@ -180,13 +180,14 @@ class ClipDecoder(Generic[T]):
         self._start(self._key_row_before(frame))
 
     def _start(self, key_row: int) -> None:
+        self._keep(self._settled(_NEVER))
         if key_row > 0 or self._shown >= 0:
             self._counters[Count.SEEKS] += 1
         self._codec, self._packets = self._source.start(key_row)
         self._out.clear()
         self._next_row = key_row
         self._floor = self._key_frames[bisect_left(self._key_rows, key_row)]
-        self._shown = self._floor - 1
+        self._shown = self._furthest = self._floor - 1
 
     def _key_row_before(self, frame: int) -> int:
         """The row at which to start for ``frame``."""
@@ -195,17 +196,21 @@ class ClipDecoder(Generic[T]):
     def _decode_until(self, last: int) -> Iterator[tuple[int, VideoFrame]]:
         """Frames in the order shown, up to number ``last``; what came out beyond it stays for later."""
         while True:
-            while self._out:
-                number, picture = self._out[0]
-                if number > last:
-                    return
-                self._out.popleft()
+            yield from self._settled(last)
+            if self._shown >= last or (self._out and self._out[0][0] > last) or not self._feed():
+                return
+
+    def _settled(self, last: int) -> Iterator[tuple[int, VideoFrame]]:
+        """Pictures up to number ``last`` that came out, and after them all that they may lean on: only then it is known
+        whether that is damaged."""
+        while self._out and self._out[0][0] <= last:
+            number, picture = self._out[0]
+            if self._codec is not None and self._furthest < self._highest[self._row_of[number]]:
+                return
+            self._out.popleft()
+            if not self._is_damaged(number):
                 self._shown = number
                 yield number, picture
-                if number == last:
-                    return
-            if not self._feed():
-                return
 
     def _feed(self) -> bool:
         """Give the decoder its next packet, or its end; False if it had its end before."""
@@ -254,9 +259,10 @@ class ClipDecoder(Generic[T]):
             number = -1 if picture.pts is None else int(frame_of[picture.pts])
             if number < self._floor:
                 continue
+            self._furthest = max(self._furthest, number)
             if picture.is_corrupt:  # what is concealed here spreads to the pictures after it
                 self._note_damage(int(picture.pts), f"decodes with errors: {_DAMAGED}")
-            elif not self._is_damaged(number):
+            else:
                 self._out.append((number, picture))
 
     def _drain(self) -> None:

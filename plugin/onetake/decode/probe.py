@@ -32,11 +32,13 @@ class Scan:
             CONTAINER; whether they decode without the container is not known yet (see ``decode.check``).
         table: its packets. Without numbers (all are -1) where the packets' times don't tell them.
         positions: int64 [n], where the demuxer says that each packet is; -1 if it doesn't.
+        torn: whether the demuxer misses a part of a packet, or packets.
     """
 
     video: Video
     table: PacketTable
     positions: Int64Array
+    torn: bool
 
     @property
     def numbered(self) -> bool:
@@ -105,7 +107,7 @@ def scan_video(path: Path, video_id: str, file: str, stream_index: int | None = 
             stream_index=stream.index,
             container=container.format.name,
         )
-    return Scan(video, table, positions)
+    return Scan(video, table, positions, packets.torn)
 
 
 class _Packets:
@@ -113,6 +115,7 @@ class _Packets:
 
     def __init__(self, video_id: str, stream: VideoStream, data: mmap.mmap, streamed: bool) -> None:
         self.whole = True  # every packet stands in the file in one piece, and is decoded with the extradata at hand
+        self.torn = False
         self._video_id = video_id
         self._data = data
         self._streamed = streamed
@@ -131,6 +134,7 @@ class _Packets:
             offset = self._data.find(bytes(packet), position, position + packet.size + HEADER_BYTES)
             changed = packet.has_sidedata("new_extradata") and bool(self._rows)
             self.whole = position >= 0 and offset >= 0 and not changed
+        self.torn |= packet.is_corrupt
         self._pts_missing |= packet.pts is None
         self._dts.append(packet.dts)
         flags = KEYFRAME * packet.is_keyframe | DISCARD * packet.is_discard

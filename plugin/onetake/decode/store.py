@@ -63,12 +63,14 @@ class IndexedVideo:
             num_packets, num_keyframes.
         keyframes: those of its segments.
         tables: for each segment, its packet table as bytes.
+        damaged: packets found that don't decode; not written.
     """
 
     video: Video
     rows: tuple[dict[str, int], ...]
     keyframes: Keyframes
     tables: tuple[bytes, ...]
+    damaged: int = 0
 
 
 def check_target(out: Path) -> None:
