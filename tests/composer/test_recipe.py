@@ -139,6 +139,20 @@ def test_clips_of_a_stream_come_before_those_of_the_dataset(videos):
     assert [stream.arguments["name"] for stream in arguments["streams"]] == ["first", "second"]
 
 
+CLIPS = [
+    ("{num_frames: 4, fps: 8}", ClipSpec(4, fps=8)),
+    ("{num_frames: 4, fps: 12.5, hop_seconds: 0.1}", ClipSpec(4, fps="25/2", hop_seconds="1/10")),
+    ("{num_frames: 4, fps: 30000/1001, jitter: true}", ClipSpec(4, fps="30000/1001", jitter=True)),
+    ("{num_frames: 4, align: keyframe, clips_per_video: 2}", ClipSpec(4, align="keyframe", clips_per_video=2)),
+]
+
+
+@pytest.mark.parametrize("written, spec", CLIPS, ids=[written for written, _ in CLIPS])
+def test_clips_by_time_and_few_of_them(videos, written, spec):
+    recipe = checked(videos, "train_loader.dataset.clips=null", f"train_loader.dataset.clips={written}")
+    assert recipe.train.arguments["clips"].build() == spec
+
+
 def test_numbers_and_null(videos):
     recipe = checked(videos, "optimizer.lr=1e-4", "eval_loader=null", "callbacks.lr_monitor=null")
     assert recipe.optimizer.arguments["lr"] == 1e-4

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onetake.core.draw import draw_runs, run_order
+from onetake.core.draw import ClipIds, draw_of_videos, draw_runs, pick_clips, run_order, video_keys
 from onetake.core.errors import SpecError
 
 law = settings(deadline=None, max_examples=120)
@@ -119,6 +119,93 @@ PINNED_DRAW = [
 def test_the_draw_never_changes_between_versions():
     runs = draw_runs(np.array([3, 2, 4, 5, 1]), [3, 2], [5, 8], 17, 2)
     assert clips_of(runs) == PINNED_DRAW
+
+
+def test_segments_without_clips_are_left_out_and_leave_the_others_draws_as_they_are():
+    full, gaps = np.array([3, 2, 4, 5, 1]), np.array([3, 0, 2, 4, 0, 5, 0, 1])
+    kept = np.flatnonzero(gaps)
+    for epoch in range(10):
+        one, other = draw_runs(full, [3, 2], [5, 8], 17, epoch), draw_runs(gaps, [4, 4], [5, 8], 17, epoch)
+        assert kept[one.segment].tolist() == other.segment.tolist()
+        assert clips_of(one) == clips_of(other)
+    assert len(draw_runs(np.array([0, 0]), [1, 1], [0, 0], 17, 0)) == 0
+
+
+# What is drawn of each video
+
+
+@law
+@given(
+    st.lists(st.integers(0, 12), min_size=1, max_size=8), st.integers(1, 6), st.integers(0, 2**64), st.integers(0, 9)
+)
+def test_as_many_clips_of_each_video_as_it_has_or_are_wanted(counts, wanted, seed, epoch):
+    counts = np.array(counts, np.int64)
+    keys = video_keys("", map(str, range(len(counts))))
+    picked = pick_clips(counts, wanted, keys, seed, epoch)
+    assert picked.tolist() == sorted(set(picked.tolist()))
+    bounds = np.concatenate([[0], np.cumsum(counts)])
+    assert np.diff(np.searchsorted(picked, bounds)).tolist() == np.minimum(counts, wanted).tolist()
+    assert picked.tolist() == pick_clips(counts, wanted, keys, seed, epoch).tolist()
+
+
+def test_a_video_draws_the_same_whatever_others_there_are():
+    alone = pick_clips(np.array([50]), 4, video_keys("s", ["b"]), 17, 3)
+    among = pick_clips(np.array([9, 50, 2]), 4, video_keys("s", ["a", "b", "c"]), 17, 3)
+    assert (among[4:8] - 9).tolist() == alone.tolist()
+    elsewhere = pick_clips(np.array([50]), 4, video_keys("t", ["b"]), 17, 3)
+    assert elsewhere.tolist() != alone.tolist()
+
+
+def test_every_choice_of_clips_comes_about_as_often():
+    keys = video_keys("", map(str, range(6000)))
+    picked = pick_clips(np.full(6000, 5), 3, keys, 17, 0).reshape(-1, 3) % 5
+    found = Counter(map(tuple, picked.tolist()))
+    assert len(found) == 10
+    assert min(found.values()) > 500
+    assert max(found.values()) < 700
+
+
+def test_another_choice_in_every_epoch_and_with_every_seed():
+    keys = video_keys("", map(str, range(20)))
+    found = {tuple(pick_clips(np.full(20, 30), 2, keys, seed, epoch)) for seed in range(5) for epoch in range(20)}
+    assert len(found) == 100
+
+
+def test_of_many_videos_clips_are_picked_at_once(monkeypatch):
+    """No loop over videos or clips: as many draws as clips are wanted of a video, however many videos there are."""
+    calls = []
+    monkeypatch.setattr("onetake.core.draw.draw_of_videos", lambda *a: calls.append(1) or draw_of_videos(*a))
+    counts = np.arange(100_000) % 1000 + 5
+    picked = pick_clips(counts, 4, np.arange(100_000, dtype=np.uint64), 17, 0)
+    assert len(picked) == 400_000
+    assert len(calls) == 4
+
+
+PINNED_KEYS = [12703745820936720966, 652154595313741931]
+PINNED_NUMBERS = [5452665879405713601, 5914048949440384370]
+PINNED_PICKS = [2, 15, 19, 37, 40, 41, 42]
+
+
+def test_the_numbers_drawn_of_a_video_never_change_between_versions():
+    keys = video_keys("train", ["a.mp4", "ü/b.mkv"])
+    assert keys.tolist() == PINNED_KEYS
+    assert draw_of_videos(keys, 17, 2).tolist() == PINNED_NUMBERS
+    assert pick_clips(np.array([40, 3]), 4, keys, 17, 2).tolist() == PINNED_PICKS
+
+
+@law
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.none() | st.sets(st.integers(0, 8))), min_size=1, max_size=5), st.data()
+)
+def test_ordinals_stand_for_the_clips_that_were_picked(streams, data):
+    parts, expected, first = [], [], 0
+    for count, picked in streams:
+        own = None if picked is None else sorted(clip for clip in picked if clip < count)
+        parts.append((count, None if own is None else np.array(own, np.int64)))
+        expected += [first + clip for clip in (range(count) if own is None else own)]
+        first += count
+    asked = np.array(data.draw(st.permutations(range(len(expected)))), np.int64)
+    assert ClipIds(parts)(asked).tolist() == [expected[ordinal] for ordinal in asked.tolist()]
 
 
 # Orders of runs

@@ -116,9 +116,7 @@ IMPOSSIBLE = {
 
 @pytest.mark.parametrize("name, value", [(name, value) for name in IMPOSSIBLE for value in IMPOSSIBLE[name]])
 def test_a_packet_that_cannot_be_is_an_error(name, value):
-    with pytest.raises(
-        IndexFileError, match="a packet that can.t be\\): run `onetake index`"
-    ):
+    with pytest.raises(IndexFileError, match="a packet that can.t be\\): run `onetake index`"):
         PacketTable.from_bytes(change(**{name: value}), 40)
 
 

@@ -13,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from onetake.core import order
-from onetake.core.draw import Runs
+from onetake.core.draw import ClipIds, Runs
 from onetake.core.errors import SpecError
 from onetake.core.order import (
     EpochOrder,
@@ -46,14 +46,20 @@ def epochs(draw, smallest=1):
     return EpochOrder(runs(segments, counts), draw(st.integers(1, 8)), draw(st.integers(1, 4)))
 
 
+def epoch_sizes(epoch: EpochOrder) -> list[int]:
+    """How many clips each run has."""
+    return np.diff(epoch._seq_stop, prepend=0).tolist()
+
+
 class Sample(NamedTuple):
     clip: int
     lane: int
+    seq: int
     is_pad: bool
 
 
 def samples(batch) -> list[Sample]:
-    rows = zip(batch.clip_id.tolist(), batch.lane.tolist(), batch.is_pad.tolist(), strict=True)
+    rows = zip(batch.clip_id.tolist(), batch.lane.tolist(), batch.seq.tolist(), batch.is_pad.tolist(), strict=True)
     return [Sample(*row) for row in rows]
 
 
@@ -240,6 +246,21 @@ def test_next_clips_is_what_each_lane_reads_next(epoch, data):
     assert epoch.next_clips(start).tolist() == coming
 
 
+@law
+@given(epochs(), st.integers(1, 12))
+def test_what_a_lane_still_reads_of_a_run(epoch, size):
+    """From each sample on: the lane's following ones, until the first that is not the next clip of the same run."""
+    seen = [s for batch in batches(epoch, size) for s in batch if not s.is_pad]
+    reads = defaultdict(list)
+    for s in seen:
+        reads[s.lane].append((s.seq, s.clip))
+    runs_of = dict(zip(range(len(epoch)), np.repeat(range(len(epoch._seq_stop)), epoch_sizes(epoch)), strict=True))
+    for lane, own in reads.items():
+        for place, (seq, _) in enumerate(own):
+            rest = [clip for at, clip in own[place:] if runs_of[at] == runs_of[seq]]
+            assert epoch.coming(seq, lane).tolist() == rest
+
+
 def test_an_epoch_without_clips_has_no_next_one():
     for segments, counts in (([], []), ([0, 1], [0, 0])):
         epoch = EpochOrder(runs(segments, counts), 2, 2)
@@ -250,6 +271,14 @@ def test_an_epoch_without_clips_has_no_next_one():
 
 def test_one_lane_without_shuffling_is_plain_order():
     assert shown(EpochOrder(runs([0, 1, 2, 3], [3, 0, 4, 2]), 1, 1), 4) == list(range(9))
+
+
+def test_ordinals_are_told_as_clips():
+    ids = ClipIds([(9, np.array([2, 5, 7])), (4, None)])
+    epoch = EpochOrder(runs([1, 0], [3, 4]), 1, 1, ids)
+    assert shown(epoch, 1) == [9, 10, 11, 12, 2, 5, 7]
+    assert epoch.next_clips(4).tolist() == [2]
+    assert epoch.coming(5, 0).tolist() == [5, 7]
 
 
 def test_only_segments_that_are_drawn_are_read():

@@ -84,10 +84,33 @@ def test_fit_from_a_config_and_flags(command):
     assert isinstance(dataset.sample_transform, FolderLabels)
 
 
-@pytest.mark.parametrize("flag", ["--data.frame_size=32", "--data.frame_size=null", '--data.clips={"num_frames": 5}'])
+FORMS = ["--data.frame_size=32", "--data.frame_size=null", '--data.clips={"num_frames": 5}']
+
+
+@pytest.mark.parametrize("flag", FORMS)
 def test_other_forms_of_a_flag(command, flag):
     cli = command(flag, "--trainer.max_steps=1")
     assert cli.trainer.global_step == 1
+
+
+CLIPS_BY_TIME = [
+    # flags, the spec
+    (["fps=8"], ClipSpec(8, fps=8)),
+    (["fps=12.5", "hop_seconds=0.1"], ClipSpec(8, fps="25/2", hop_seconds="1/10")),
+    (["fps=30000/1001", "clips_per_video=2"], ClipSpec(8, fps="30000/1001", clips_per_video=2)),
+    (
+        ["fps=8", "hop_seconds=1001/6000", "align=keyframe"],
+        ClipSpec(8, fps=8, hop_seconds="1001/6000", align="keyframe"),
+    ),
+    (["fps=8", "jitter=true"], ClipSpec(8, fps=8, jitter=True)),
+]
+
+
+@pytest.mark.parametrize("flags, spec", CLIPS_BY_TIME, ids=[" ".join(flags) for flags, _ in CLIPS_BY_TIME])
+def test_clips_by_time(command, flags, spec):
+    cli = command("--data.clips.stride=null", "--trainer.max_steps=1", *(f"--data.clips.{flag}" for flag in flags))
+    assert cli.trainer.global_step == 1
+    assert cli.trainer.train_dataloader.dataset.streams[0].clips == spec
 
 
 def test_streams_and_mappings_are_taken(videos, command):
@@ -105,7 +128,13 @@ def test_print_config_shows_the_arguments_of_the_dataset(command, capsys):
         command("--print_config")
     assert exited.value.code == 0
     data = yaml.safe_load(capsys.readouterr().out)["data"]
-    assert data["clips"] == {"num_frames": 8, "stride": 3, "hop": None}
+    clips = data["clips"]
+    assert {name: clips.pop(name) for name in ("num_frames", "stride", "jitter")} == {
+        "num_frames": 8,
+        "stride": 3,
+        "jitter": False,
+    }
+    assert clips == dict.fromkeys(("hop", "fps", "hop_seconds", "clips_per_video", "align"))
     assert (data["frame_size"], data["layout"], data["shuffle_by"]) == ([32, 32], "TCHW", "segment")
 
 

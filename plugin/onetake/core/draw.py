@@ -3,21 +3,30 @@
 A stream of which an epoch takes more clips than it has is gone through as a whole as often as that goes; what is left
 is made of whole segments picked at random, and of one run within a further one. So an epoch that takes a tenth of a
 stream opens a tenth of its segments.
+
+Where an epoch takes a few random clips of each video, that comes first: what it takes then plays the part of all the
+clips there are. They are counted by *ordinals*, in the order of the index, as if there were no others; ``ClipIds`` says
+which clips they are.
+
+What is drawn of a video depends on the seed, the epoch, and a key made of the stream's name and the video's: videos
+that are added leave the others' draws as they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onetake.core.errors import SpecError
 
-__all__ = ["SHUFFLE_GROUPS", "Runs", "draw_runs", "run_order"]
+__all__ = ["SHUFFLE_GROUPS", "ClipIds", "Runs", "draw_of_videos", "draw_runs", "pick_clips", "run_order", "video_keys"]
 
 Int64Array = NDArray[np.int64]
+UInt64Array = NDArray[np.uint64]
 
 SHUFFLE_GROUPS = ("segment", "video", "shard")
 _MASK = 0xFFFFFFFFFFFFFFFF
@@ -32,17 +41,99 @@ def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return values ^ (values >> np.uint64(31))
 
 
-def _draws(count: int, seed: int, epoch: int) -> NDArray[np.uint64]:
-    """Random numbers of 64 bits, a pure function of the arguments."""
+def _epoch_key(seed: int, epoch: int) -> UInt64Array:
+    """uint64 [1]."""
     with np.errstate(over="ignore"):
         state = np.array([seed & _MASK, epoch], np.uint64)
-        key = _mix(_mix(state[:1] + _GAMMA) + (state[1:] + np.uint64(1)) * _GAMMA)
-        return _mix(key + np.arange(1, count + 1, dtype=np.uint64) * _GAMMA)
+        return _mix(_mix(state[:1] + _GAMMA) + (state[1:] + np.uint64(1)) * _GAMMA)
+
+
+def _draws(count: int, seed: int, epoch: int) -> UInt64Array:
+    """Random numbers of 64 bits, a pure function of the arguments."""
+    with np.errstate(over="ignore"):
+        return _mix(_epoch_key(seed, epoch) + np.arange(1, count + 1, dtype=np.uint64) * _GAMMA)
 
 
 def _permutation(draws: NDArray[np.uint64]) -> Int64Array:
     """The permutation that sorts ``draws``."""
     return np.argsort(draws, kind="stable").astype(np.int64)
+
+
+# What is drawn of each video.
+
+
+def video_keys(stream_name: str, video_ids: Iterable[str]) -> UInt64Array:
+    """What the draws of each video are keyed by: uint64 [V]."""
+    prefix = repr(stream_name) + ":"
+    digests = (blake2b((prefix + video_id).encode(errors="surrogatepass"), digest_size=8) for video_id in video_ids)
+    return np.frombuffer(b"".join(digest.digest() for digest in digests), "<u8").astype(np.uint64)
+
+
+def draw_of_videos(keys: UInt64Array, seed: int, epoch: int, number: int = 0) -> UInt64Array:
+    """The ``number``-th random number of each video in an epoch, of 64 bits: uint64 [V]."""
+    with np.errstate(over="ignore"):
+        return _mix(_mix(keys ^ _epoch_key(seed, epoch)) + np.array([number + 1], np.uint64) * _GAMMA)
+
+
+def pick_clips(num_clips: Int64Array, wanted: int, keys: UInt64Array, seed: int, epoch: int) -> Int64Array:
+    """The clips that an epoch takes of each video: ``wanted`` random ones, or all of a video that has no more.
+
+    Args:
+        num_clips: int64 [V], clips that each video has; they are numbered from one video to the next.
+        wanted: how many to take.
+        keys: see ``video_keys``.
+        seed: the shuffle seed.
+        epoch: the epoch, from 0.
+
+    Returns:
+        int64, the clips' numbers, rising.
+    """
+    counts = np.minimum(num_clips, wanted)
+    starts = np.cumsum(counts) - counts
+    first = np.cumsum(num_clips) - num_clips
+    picked = np.repeat(first - starts, counts) + np.arange(int(counts.sum()), dtype=np.int64)
+    many = np.flatnonzero(num_clips > wanted)
+    # Floyd's algorithm (Bentley, Floyd 1987), for all videos at once: every choice is as likely.
+    chosen = np.zeros((len(many), wanted), np.int64)
+    for number in range(wanted if len(many) else 0):
+        top = num_clips[many] - wanted + number
+        draw = (draw_of_videos(keys[many], seed, epoch, number + 1) % (top + 1).astype(np.uint64)).astype(np.int64)
+        taken = (chosen[:, :number] == draw[:, None]).any(axis=1)
+        chosen[:, number] = np.where(taken, top, draw)
+    chosen.sort(axis=1)
+    places = starts[many][:, None] + np.arange(wanted)
+    picked[places.ravel()] = (first[many][:, None] + chosen).ravel()
+    return picked
+
+
+class ClipIds:
+    """The clips that an epoch's ordinals stand for.
+
+    Args:
+        parts: stream after stream, (how many clips it has, which of them the epoch draws from: rising numbers within
+            the stream; None for all).
+    """
+
+    def __init__(self, parts: Sequence[tuple[int, Int64Array | None]]) -> None:
+        self._parts = [picked for _, picked in parts]
+        drawn = np.array([count if picked is None else len(picked) for count, picked in parts], np.int64)
+        self._ordinal_stop = np.cumsum(drawn)
+        self._ordinal_start = self._ordinal_stop - drawn
+        counts = np.array([count for count, _ in parts], np.int64)
+        self._first_id = np.cumsum(counts) - counts
+
+    def __call__(self, ordinals: Int64Array) -> Int64Array:
+        """Global clip IDs, as many."""
+        stream = np.searchsorted(self._ordinal_stop, ordinals, side="right")
+        within: Int64Array = ordinals - self._ordinal_start[stream]
+        for number, picked in enumerate(self._parts):
+            if picked is not None:
+                own = stream == number
+                within[own] = picked[within[own]]
+        return within + self._first_id[stream]
+
+
+# What an epoch reads.
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +142,7 @@ class Runs:
 
     Attributes:
         segment: the segment's number, counted over all streams.
-        first_clip: the global ID of the run's first clip.
+        first_clip: the ordinal of the run's first clip; its global ID, where an epoch draws from all clips.
         num_clips: how many clips it has, at least 1.
         occurrence: how often the epoch has the segment's clips before.
     """
@@ -75,13 +166,16 @@ def draw_runs(
     """What an epoch reads, in the order of the index, one stream after the other.
 
     Args:
-        clips_per_segment: int64 [S], the clips of every segment, at least 1, all streams' one after the other.
+        clips_per_segment: int64 [S], the clips of every segment, all streams' one after the other. Segments without any
+            are left out.
         segments_per_stream: how many of those segments each stream has.
         choose: how many clips the epoch takes of each stream.
         seed: the shuffle seed.
         epoch: the epoch, from 0: the remainder is another in each.
     """
     first_clip = np.cumsum(clips_per_segment) - clips_per_segment
+    filled = np.flatnonzero(clips_per_segment)
+    stops = np.searchsorted(filled, np.cumsum([0, *segments_per_stream])).tolist()
     segments: list[Int64Array] = []
     skipped: list[Int64Array] = []
     counts: list[Int64Array] = []
@@ -93,26 +187,24 @@ def draw_runs(
         counts.append(count)
         occurrences.append(np.full(len(segment), occurrence, np.int64))
 
-    start = 0
-    for stream, (num_segments, wanted) in enumerate(zip(segments_per_stream, choose, strict=True)):
-        own = np.arange(start, start + num_segments, dtype=np.int64)
+    for stream, (start, stop, wanted) in enumerate(zip(stops[:-1], stops[1:], choose, strict=True)):
+        own = filled[start:stop]
         sizes = clips_per_segment[own]
         passes, left = divmod(wanted, max(int(sizes.sum()), 1))
         for occurrence in range(passes):
             add(own, np.zeros_like(own), sizes, occurrence)
         if left:
-            draws = _draws(num_segments + 1, _stream_seed(seed, stream), epoch)
+            draws = _draws(len(own) + 1, _stream_seed(seed, stream), epoch)
             picked = _permutation(draws[:-1])
-            stop = np.cumsum(sizes[picked])
-            whole = int(np.searchsorted(stop, left, side="right"))
-            left -= int(stop[whole - 1]) if whole else 0
+            reach = np.cumsum(sizes[picked])
+            whole = int(np.searchsorted(reach, left, side="right"))
+            left -= int(reach[whole - 1]) if whole else 0
             skip, count = np.zeros_like(own), sizes.copy()
             if left:
                 part = picked[whole]
                 skip[part], count[part] = int(draws[-1]) % (int(sizes[part]) - left + 1), left
             taken = np.sort(picked[: whole + bool(left)])
             add(own[taken], skip[taken], count[taken], passes)
-        start += num_segments
     empty = np.zeros(0, np.int64)
     segment, skip = np.concatenate([empty, *segments]), np.concatenate([empty, *skipped])
     count, occurrence = np.concatenate([empty, *counts]), np.concatenate([empty, *occurrences])

@@ -33,7 +33,7 @@ from math import gcd
 import numpy as np
 from numpy.typing import NDArray
 
-from onetake.core.draw import Runs
+from onetake.core.draw import ClipIds, Runs
 from onetake.core.errors import SpecError
 
 __all__ = [
@@ -102,12 +102,14 @@ class Batch:
     Attributes:
         clip_id: int64, global clip IDs.
         lane: int64, the lane that reads each clip.
+        seq: int64, the clip's place in ``seq``.
         occurrence: int64, how often the epoch draws the clip before this time.
         is_pad: bool, True where a clip is repeated to fill the epoch's last batch.
     """
 
     clip_id: Int64Array
     lane: Int64Array
+    seq: Int64Array
     occurrence: Int64Array
     is_pad: BoolArray
 
@@ -115,7 +117,7 @@ class Batch:
         """Rank ``rank``'s equal share of a global batch."""
         size = len(self.clip_id) // num_ranks
         part = slice(rank * size, (rank + 1) * size)
-        return Batch(self.clip_id[part], self.lane[part], self.occurrence[part], self.is_pad[part])
+        return Batch(self.clip_id[part], self.lane[part], self.seq[part], self.occurrence[part], self.is_pad[part])
 
 
 class EpochOrder:
@@ -125,12 +127,14 @@ class EpochOrder:
         runs: what the epoch reads, in the order of ``seq`` (see ``core.draw``).
         slots: B0.
         phases: P.
+        ids: the clips that the runs' ordinals stand for; None: an ordinal is a clip's ID.
     """
 
-    def __init__(self, runs: Runs, slots: int, phases: int) -> None:
+    def __init__(self, runs: Runs, slots: int, phases: int, ids: ClipIds | None = None) -> None:
         self._seq_stop = np.cumsum(runs.num_clips)
         self._id_shift = runs.first_clip - (self._seq_stop - runs.num_clips)
         self._occurrence = runs.occurrence
+        self._ids = ids
         self.lanes = Lanes(int(self._seq_stop[-1]) if len(runs) else 0, slots, phases)
         self._starts = self.lanes.starts()
 
@@ -143,8 +147,13 @@ class EpochOrder:
 
     def clip_ids(self, seq: Int64Array) -> Int64Array:
         """The clips at places ``seq`` of the sequence."""
-        shifts: Int64Array = self._id_shift[self._run(seq)]
-        return seq + shifts
+        ordinals: Int64Array = seq + self._id_shift[self._run(seq)]
+        return ordinals if self._ids is None else self._ids(ordinals)
+
+    def coming(self, seq: int, lane: int) -> Int64Array:
+        """The clips that ``lane`` reads from place ``seq`` on before it goes to another run: rising, in one segment."""
+        stop = min(self._seq_stop[self._run(np.array([seq]))[0]], self._starts[lane + 1])
+        return self.clip_ids(np.arange(seq, stop, dtype=np.int64))
 
     def samples(self, start: int, stop: int) -> Batch:
         """Samples ``start`` to ``stop`` of the epoch, sorted by lane: a global batch.
@@ -161,7 +170,7 @@ class EpochOrder:
         by_lane = np.lexsort((is_pad, position, lane))
         lane, position = lane[by_lane], position[by_lane]
         seq = self._starts[lane] + position
-        return Batch(self.clip_ids(seq), lane, self._occurrence[self._run(seq)], is_pad[by_lane])
+        return Batch(self.clip_ids(seq), lane, seq, self._occurrence[self._run(seq)], is_pad[by_lane])
 
     def next_clips(self, sample: int) -> Int64Array:
         """int64 [L]: the clip that each lane reads next after ``sample`` samples; -1 for a finished lane."""

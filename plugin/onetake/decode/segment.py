@@ -7,12 +7,18 @@ from collections.abc import Callable
 import numpy as np
 
 from onetake.core.errors import IndexFileError
-from onetake.core.index import PacketTable, VideoIndex
+from onetake.core.index import DISCARD, PacketTable, VideoIndex
 
-__all__ = ["byte_range", "max_bytes", "run_table"]
+__all__ = ["byte_range", "reached_segments", "run_table"]
 
 
-def run_table(index: VideoIndex, segment: int, stop_frame: int, read: Callable[[int], PacketTable]) -> PacketTable:
+def run_table(
+    index: VideoIndex,
+    segment: int,
+    stop_frame: int,
+    read: Callable[[int], PacketTable],
+    stop_pts: int | None = None,
+) -> PacketTable:
     """Packets from the segment's first keyframe to the last one that frames below ``stop_frame`` need.
 
     Frames may be shown before packets that precede theirs: a segment's last frames can stand behind the next
@@ -23,6 +29,7 @@ def run_table(index: VideoIndex, segment: int, stop_frame: int, read: Callable[[
         segment: the segment.
         stop_frame: one past the last frame needed.
         read: reads a segment's packet table.
+        stop_pts: no frame that is shown later than this is needed either. None: the frames' numbers say all.
 
     Raises:
         IndexFileError: the video's segments do not hold all frames.
@@ -40,8 +47,14 @@ def run_table(index: VideoIndex, segment: int, stop_frame: int, read: Callable[[
         tables.append(table)
         following += 1
     table = PacketTable.concatenate(tables)
-    needed = np.flatnonzero((table.frame >= first_frame) & (table.frame < stop_frame))
-    return table[: int(needed[-1]) + 1]
+    needed = (table.frame >= first_frame) & (table.frame < stop_frame)
+    if stop_pts is not None:
+        needed &= table.pts <= stop_pts
+    stop = int(np.flatnonzero(needed)[-1]) + 1
+    # Further packets of the last frame, such as its second field, have no number of their own.
+    while stop < len(table) and table.frame[stop] < 0 and not table.flags[stop] & DISCARD:
+        stop += 1
+    return table[:stop]
 
 
 def byte_range(table: PacketTable) -> tuple[int, int]:
@@ -50,14 +63,12 @@ def byte_range(table: PacketTable) -> tuple[int, int]:
     return start, int((table.offset + table.size).max()) - start
 
 
-def max_bytes(index: VideoIndex, segment: int, stop_frame: int) -> int:
-    """What a segment's packets can weigh at most, known without its packet table."""
+def reached_segments(index: VideoIndex, segment: int, stop_frame: int) -> range:
+    """The segments whose packets ``run_table`` may need, known without their packet tables."""
     last = segment
-    end = 0
     while last < index.num_segments and index.video[last] == index.video[segment]:
-        end = max(end, int(index.byte_offset[last] + index.byte_length[last]))
         # One segment further than the frames say: see run_table.
         if index.first_frame[last] >= stop_frame:
-            break
+            return range(segment, last + 1)
         last += 1
-    return end - int(index.byte_offset[segment])
+    return range(segment, last)

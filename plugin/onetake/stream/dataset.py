@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
+from functools import partial
 from os import PathLike
 from typing import Any
 
@@ -17,7 +18,7 @@ from onetake.core.clips import ClipSpec
 from onetake.core.draw import SHUFFLE_GROUPS
 from onetake.core.errors import CacheError, OnetakeError, SourceError, SpecError
 from onetake.core.seeds import sample_seed
-from onetake.decode.scale import FrameSize, check_frame_size
+from onetake.decode.scale import FrameSize, check_frame_size, check_scaling
 from onetake.stream.checks import (
     check_cache_limit,
     check_choice,
@@ -32,7 +33,7 @@ from onetake.stream.compat import World
 from onetake.stream.counters import Count, Counters, Spent, spending
 from onetake.stream.ordered import OrderedDataset
 from onetake.stream.randomness import seeded
-from onetake.stream.reader import ClipPlace, LaneReader
+from onetake.stream.reader import ClipPlace, LaneReader, LaneTurn
 from onetake.stream.stream import VideoStream
 from onetake.stream.work import ClipRef, WorkerFailure
 
@@ -47,16 +48,18 @@ class VideoDataset(OrderedDataset):
     """Clips of long videos: each video is decoded once, front to back, while batches mix many of them.
 
     A sample is a dict: "video" uint8 [T, C, H, W] (or as ``layout`` says; what ``transform`` returns, if given),
-    "video_id" str, "start_frame" int, "frame_index" int64 [T], "pts_seconds" float64 [T], "clip_id" int (the
-    clip's number in this dataset), "valid" bool, "is_pad" bool (True: repeated to fill the epoch's last batch); and
+    "video_id" str, "start_frame" int, "frame_index" int64 [T] (a number comes several times where the clips' ``fps``
+    is above the video's), "pts_seconds" float64 [T] (when each of these frames is shown), "clip_id" int (the clip's
+    number in this dataset), "valid" bool, "is_pad" bool (True: repeated to fill the epoch's last batch); and
     "occurrence" int (how often the epoch had the clip before), where a stream's weight repeats clips.
 
-    Iterate it through ``VideoLoader``. ``dataset[i]`` gives clip i, at the cost of a seek.
+    Iterate it through ``VideoLoader``. ``dataset[i]`` gives clip i, as in the present epoch, at the cost of a seek.
 
     Args:
         streams: where the videos are; or, for one stream, ``remote``, ``local``, ``split``, ``index``.
         clips: which clips, for streams that don't say.
         frame_size: (height, width), scaled to cover and centre-cropped; an int, the short side; None, native.
+        scaling: "fast", or "exact", nearer to a resize of the RGB frames, and slower.
         layout: "TCHW", or "CTHW" as torchvision's video models take it.
         transform: called with the uint8 frames; what it returns takes their place. torch's, numpy's and Python's
             global generators are seeded for it by (seed, epoch, stream, video, start frame).
@@ -91,6 +94,7 @@ class VideoDataset(OrderedDataset):
         index: str | PathLike[str] | None = None,
         clips: ClipSpec | None = None,
         frame_size: FrameSize = (256, 256),
+        scaling: str = "fast",
         layout: str = "TCHW",
         transform: Callable[[torch.Tensor], Any] | None = None,
         sample_transform: Callable[[Sample, torch.Generator], Sample] | None = None,
@@ -123,6 +127,7 @@ class VideoDataset(OrderedDataset):
         world = World.detect()
         streams = [copy(stream) for stream in streams]  # a stream may serve several datasets
         for number, stream in enumerate(streams):
+            stream.scaling = check_scaling(scaling)
             stream.open(world, number, clips, check_frame_size(frame_size), split)
         if len({stream.local for stream in streams}) < len(streams):
             raise SpecError("two of the streams= have the same remote=, local= and clips=: leave one out")
@@ -216,7 +221,8 @@ class VideoDataset(OrderedDataset):
         """
         reader = self._lane_reader()
         ref = sample_id if isinstance(sample_id, ClipRef) else ClipRef(sample_id)
-        shard_id, place = self._place(ref)
+        shard_id, place = self._place(ref, self._epoch)
+        turn = None if ref.lane is None else LaneTurn(ref.lane, ref.seq, partial(self._coming, ref, place))
         video: list[torch.Tensor] = []
 
         def allocate(height: int, width: int) -> NDArray[np.uint8]:
@@ -229,7 +235,7 @@ class VideoDataset(OrderedDataset):
         for _ in range(retry):
             try:
                 with spending(reader.counters, Spent.DECODE):
-                    seconds = reader.read(place, ref.lane, allocate)
+                    frames, seconds = reader.read(place, turn, allocate)
                 break
             except FileNotFoundError:
                 with spending(reader.counters, Spent.DOWNLOAD):
@@ -242,8 +248,8 @@ class VideoDataset(OrderedDataset):
         sample: Sample = {
             "video": video[0],
             "video_id": place.video_id,
-            "start_frame": place.start_frame,
-            "frame_index": torch.from_numpy(place.spec.frame_index(place.start_frame)),
+            "start_frame": frames[0],
+            "frame_index": torch.tensor(frames),
             "pts_seconds": torch.from_numpy(seconds),
             "clip_id": int(ref),
             "valid": True,
@@ -256,8 +262,16 @@ class VideoDataset(OrderedDataset):
         with spending(reader.counters, Spent.TRANSFORM):
             return self._transformed(sample)
 
+    def _coming(self, ref: ClipRef, place: ClipPlace) -> list[int]:
+        """The clips that the lane of ``ref`` reads from it on, before it goes to another run; see LaneTurn."""
+        assert ref.lane is not None
+        clips = self.epoch_order(self._epoch).coming(ref.seq, ref.lane)
+        return (clips - int(ref) + place.clip_in_segment).tolist()
+
     def _transformed(self, sample: Sample) -> Sample:
-        seed = self.sample_seed(sample["clip_id"], self._epoch, sample.get("occurrence", 0), sample["is_pad"])
+        seed = self.sample_seed(
+            sample["clip_id"], self._epoch, sample.get("occurrence", 0), sample["is_pad"], sample["start_frame"]
+        )
         if self.transform is not None:
             with seeded(seed):
                 sample["video"] = self.transform(sample["video"])
@@ -265,14 +279,24 @@ class VideoDataset(OrderedDataset):
             sample = self.sample_transform(sample, torch.Generator().manual_seed(seed))
         return sample
 
-    def sample_seed(self, clip_id: int, epoch: int, occurrence: int = 0, is_pad: bool = False) -> int:
+    def sample_seed(
+        self,
+        clip_id: int,
+        epoch: int,
+        occurrence: int = 0,
+        is_pad: bool = False,
+        start_frame: int | None = None,
+    ) -> int:
         """The seed of a sample's random transforms; see ``core.seeds``. Where every epoch has the same samples in the
-        same order, as in validation, they are also drawn for alike."""
+        same order, as in validation, they are also drawn for alike. Without ``start_frame``, the clip's first frame in
+        that epoch, a packet table may have to be read."""
+        place = self._place(clip_id, epoch)[1]
+        if start_frame is None:
+            start_frame = place.start_frame
         if self.sampling_method == "fixed" and not self.shuffle:
             epoch = 0
-        place = self._place(clip_id)[1]
         times = 2 * occurrence + int(is_pad)
-        return sample_seed(self.shuffle_seed, epoch, place.stream.name, place.video_id, place.start_frame, times)
+        return sample_seed(self.shuffle_seed, epoch, place.stream.name, place.video_id, start_frame, times)
 
     # Counting.
 
@@ -304,4 +328,4 @@ class VideoDataset(OrderedDataset):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_reader": None}
+        return {**super().__getstate__(), "_reader": None, "_order": None}

@@ -37,9 +37,11 @@ def transform_on_device(batch: Any, transform: Any, loader: VideoLoader, trainin
     done = []
     epoch = loader.epoch if training else 0
     occurrences = batch["occurrence"].tolist() if "occurrence" in batch else [0] * len(video)
-    rows = zip(video, batch["clip_id"].tolist(), occurrences, batch["is_pad"].tolist(), strict=True)
-    for frames, clip_id, occurrence, is_pad in rows:
-        seed = loader.dataset.sample_seed(clip_id, epoch, occurrence, is_pad)
+    starts = batch.get("start_frame")
+    starts = starts.tolist() if isinstance(starts, Tensor) else [None] * len(video)
+    rows = zip(video, batch["clip_id"].tolist(), occurrences, batch["is_pad"].tolist(), starts, strict=True)
+    for frames, clip_id, occurrence, is_pad, start in rows:
+        seed = loader.dataset.sample_seed(clip_id, epoch, occurrence, is_pad, start)
         with seeded(seed + 1, video.device):  # not the draws of the worker's transform again
             done.append(transform(frames))
     return {**batch, "video": torch.stack(done)}

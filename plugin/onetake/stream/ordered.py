@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from onetake.core.draw import draw_runs, run_order
+from onetake.core.draw import ClipIds, draw_runs, run_order
 from onetake.core.errors import ResumeError
 from onetake.core.order import EpochOrder, num_batches
 from onetake.core.state import STATE_VERSION, Cursor, check_order, pack_cursors, read_state
@@ -19,6 +20,8 @@ from onetake.stream.stream import VideoStream
 from onetake.stream.work import WorkerClips
 
 __all__ = ["OrderedDataset"]
+
+Int64Array = NDArray[np.int64]
 
 
 class OrderedDataset(HostDataset):
@@ -32,7 +35,7 @@ class OrderedDataset(HostDataset):
     def _init_order(self, lanes: tuple[int, int]) -> None:
         self._begun = self._iterated = self._over = False
         self._epoch = 0
-        self._clips_per_segment = np.asarray(self.samples_per_shard, np.int64)
+        self._order: tuple[tuple[int, ...], EpochOrder] | None = None  # the last one, by what it was made for
         # Whether an epoch has clips of some stream more than once. Asked for every sample, so settled here.
         self.repeats = any(stream.num_chosen > stream.num_clips for stream in self.streams)
         videos, first = [], 0
@@ -54,7 +57,7 @@ class OrderedDataset(HostDataset):
     @property
     def num_clips(self) -> int:
         """Clips in an epoch, repeats not counted."""
-        return int(self.epoch_size)
+        return sum(stream.num_chosen for stream in self.streams)  # the host does not know of clips_per_video
 
     @property
     def num_batches(self) -> int:
@@ -73,17 +76,37 @@ class OrderedDataset(HostDataset):
 
     def epoch_order(self, epoch: int) -> EpochOrder:
         """The order of one epoch; see ``core.order``."""
+        made_for = (epoch, *self.lanes)
+        if self._order is None or self._order[0] != made_for:
+            self._order = made_for, self._make_order(epoch)
+        return self._order[1]
+
+    def _make_order(self, epoch: int) -> EpochOrder:
+        drawn = self._epoch_of_draws(epoch)
+        counts: list[Int64Array] = []
+        picks: list[tuple[int, Int64Array | None]] = []
+        for stream in self.streams:
+            before = stream.layout.clips_before
+            picked = stream.pick_clips(self.shuffle_seed, drawn)
+            bounds = np.append(before[stream.segments], before[-1])
+            counts.append(np.diff(bounds if picked is None else np.searchsorted(picked, bounds)))
+            picks.append((int(before[-1]), picked))
         runs = draw_runs(
-            self._clips_per_segment,
+            np.concatenate(counts),
             [len(stream.segments) for stream in self.streams],
             [stream.num_chosen for stream in self.streams],
             self.shuffle_seed,
-            epoch if self.sampling_method == "balanced" else 0,
+            drawn,
         )
         # A video that comes again is drained again, at another time.
         videos = self._video_per_segment[runs.segment] + runs.occurrence * (self._video_per_segment[-1] + 1)
         order = run_order(videos, self.shuffle, self.shuffle_by, self.shuffle_seed, epoch)
-        return EpochOrder(runs.take(order), *self.lanes)
+        ids = ClipIds(picks) if any(picked is not None for _, picked in picks) else None
+        return EpochOrder(runs.take(order), *self.lanes, ids)
+
+    def _epoch_of_draws(self, epoch: int) -> int:
+        """The epoch by which is drawn what an epoch reads: with fixed sampling, the same for all."""
+        return epoch if self.sampling_method == "balanced" else 0
 
     # Epochs and resume.
 
@@ -96,6 +119,7 @@ class OrderedDataset(HostDataset):
         self._over = False
         self._point[4] = 1
         self.clear_failure()
+        self._epoch = int(self._point[0])
         return int(self._point[0]), int(self._point[1])
 
     def batches_left(self, sample: int) -> int:
@@ -131,9 +155,14 @@ class OrderedDataset(HostDataset):
             f"num_canonical_lanes={near} fits (for a new run)"
         )
 
-    def _place(self, clip_id: int) -> tuple[int, ClipPlace]:
+    def _place(self, clip_id: int, epoch: int) -> tuple[int, ClipPlace]:
+        """The number of the clip's shard, and where the clip stands in an epoch."""
         shard_id, number = self.spanner[clip_id]
-        return shard_id, ClipPlace(self.streams[self.stream_per_shard[shard_id]], self.shards[shard_id], number)
+        stream, shard = self.streams[self.stream_per_shard[shard_id]], self.shards[shard_id]
+        shift = 0
+        if self.sampling_method == "balanced":
+            shift = stream.shift(shard.segment, self.shuffle_seed, epoch)
+        return shard_id, ClipPlace(stream, shard, number, shift)
 
     def state_at(self, epoch: int, sample: int) -> dict[str, Any]:
         """The state from which training goes on after ``sample`` trained samples of ``epoch``, counted over all
@@ -145,6 +174,7 @@ class OrderedDataset(HostDataset):
     def _state(self, epoch: int, sample: int) -> dict[str, Any]:
         world = self.rank_world
         places = self._next_places(epoch, sample)
+        starts = [place and (place.video_id, place.start_frame) for place in places]
         return {
             "epoch": epoch,
             "sample_in_epoch": sample,
@@ -155,7 +185,7 @@ class OrderedDataset(HostDataset):
                 "version": STATE_VERSION,
                 "order": self._order_key(),
                 "cursors": pack_cursors(
-                    [place and (place.video_id, place.start_frame) for place in places],
+                    starts,
                     [place.video.seconds / place.video.num_frames if place else 0.0 for place in places],
                 ),
             },
@@ -201,11 +231,12 @@ class OrderedDataset(HostDataset):
         if changes:
             warnings.warn("resuming in another order than was saved: " + "; ".join(changes), stacklevel=2)
             self._point[1] = min(sample, self.num_batches * self.global_batch_size)
+        self._epoch = epoch
         self._iterated = self._begun = False
 
     def _order_key(self) -> dict[str, Any]:
         slots, phases = self.lanes
-        return {
+        key = {
             "generations": [stream.index.generation for stream in self.streams],
             "clips": [stream.clips.to_dict() for stream in self.streams],
             "num_clips": self.num_clips,
@@ -216,6 +247,9 @@ class OrderedDataset(HostDataset):
             "slots": slots,
             "phases": phases,
         }
+        if any(stream.has_random_clips for stream in self.streams):  # by what they are drawn, beside the seed
+            key |= {"names": [stream.name for stream in self.streams], "sampling_method": self.sampling_method}
+        return key
 
     def cursors(self, epoch: int, sample: int) -> list[Cursor]:
         """Per lane, the video ID and frame at which it goes on after ``sample`` samples; None at its end."""
@@ -224,4 +258,4 @@ class OrderedDataset(HostDataset):
 
     def _next_places(self, epoch: int, sample: int) -> list[ClipPlace | None]:
         clips = self.epoch_order(epoch).next_clips(sample).tolist()
-        return [None if clip < 0 else self._place(clip)[1] for clip in clips]
+        return [None if clip < 0 else self._place(clip, epoch)[1] for clip in clips]

@@ -4,32 +4,37 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onetake.core.clips import ClipSpec
+from onetake.core.errors import DecodeError
 from onetake.core.index import Video
+from onetake.core.layout import Timeline
 from onetake.decode.decoder import ClipDecoder, Counters
 from onetake.decode.scale import converter
 from onetake.stream.shard import VideoShard
 from onetake.stream.stream import VideoStream
 
-__all__ = ["ClipPlace", "LaneReader"]
+__all__ = ["ClipPlace", "LaneReader", "LaneTurn"]
 
 RANDOM_ACCESS_DECODERS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class ClipPlace:
-    """Where a clip stands: its stream and segment, and its number within the segment."""
+    """Where a clip stands: its stream and segment, its number within the segment, and the epoch's shift of its video
+    (see ``core.layout``)."""
 
     stream: VideoStream
     shard: VideoShard
     clip_in_segment: int
+    shift: int = 0
 
     @property
     def spec(self) -> ClipSpec:
@@ -38,8 +43,14 @@ class ClipPlace:
 
     @property
     def start_frame(self) -> int:
-        first = int(self.stream.layout.first_clip[self.shard.segment])
-        return self.spec.start_frame(first + self.clip_in_segment)
+        """Its first frame. May read a packet table."""
+        segment = self.shard.segment
+        timeline = partial(self.stream.timeline, segment)
+        return self.stream.layout.start_frame(segment, self.clip_in_segment, self.shift, timeline)
+
+    def frames(self, timeline: Callable[[], Timeline]) -> list[int]:
+        """Its frames, T numbers that never fall; ``timeline`` gives that of the segment, where it is needed."""
+        return self.stream.layout.frames(self.shard.segment, self.clip_in_segment, self.shift, timeline)
 
     @property
     def video(self) -> Video:
@@ -50,21 +61,51 @@ class ClipPlace:
     def video_id(self) -> str:
         return self.video.video_id
 
-    def frames_from_here(self) -> set[int]:
-        """Every frame that this clip and the later ones of the segment hold."""
-        frames: set[int] = set()
-        first = int(self.stream.layout.first_clip[self.shard.segment])
-        for clip in range(self.clip_in_segment, self.shard.samples):
-            frames.update(self.spec.frame_index(self.spec.start_frame(first + clip)).tolist())
-        return frames
+
+class LaneTurn(NamedTuple):
+    """Which lane reads a clip, and when.
+
+    Attributes:
+        lane: the lane.
+        seq: the clip's place in the epoch's sequence.
+        coming: gives the clips that the lane reads from this one on before it goes to another run, by their numbers
+            within the segment.
+    """
+
+    lane: int
+    seq: int
+    coming: Callable[[], Sequence[int]]
 
 
-class _Lane(NamedTuple):
-    """A lane's open decoder, and the first clip of the segment that it is planned for."""
+class _Open:
+    """A decoder, and the times of the frames that it has."""
 
-    shard: VideoShard
-    first_clip: int
-    decoder: ClipDecoder[NDArray[np.uint8]]
+    def __init__(self, place: ClipPlace, coming: Sequence[int] | None, counters: Counters) -> None:
+        stream, video = place.stream, place.video
+        _, source = stream.open_segment(place.shard)
+        self._table = source.table
+        self._first_frame = int(stream.index.first_frame[place.shard.segment])
+        self._known: Timeline | None = None
+        convert = converter(stream.frame_size, video.rotation, stream.scaling, stream.color_matrix)
+        plan = None
+        if coming is not None:
+            clips = (replace(place, clip_in_segment=number) for number in coming)
+            plan = {frame for clip in clips for frame in clip.frames(self.timeline)}
+        self.decoder: ClipDecoder[NDArray[np.uint8]] = ClipDecoder(video, source, convert, counters, plan)
+
+    def timeline(self) -> Timeline:
+        if self._known is None:
+            self._known = Timeline.of(self._table, self._first_frame)
+        return self._known
+
+
+@dataclass(slots=True)
+class _Lane:
+    """What a lane has open, to read places ``next_seq`` to ``stop_seq`` of the epoch's sequence with."""
+
+    opened: _Open
+    next_seq: int
+    stop_seq: int
 
 
 class LaneReader:
@@ -78,7 +119,7 @@ class LaneReader:
         self.counters = counters
         self._pid = os.getpid()
         self._lanes: dict[int, _Lane] = {}
-        self._random: OrderedDict[int, ClipDecoder[NDArray[np.uint8]]] = OrderedDict()
+        self._random: OrderedDict[int, _Open] = OrderedDict()
 
     @property
     def inherited(self) -> bool:
@@ -86,76 +127,82 @@ class LaneReader:
         return self._pid != os.getpid()
 
     def read(
-        self, place: ClipPlace, lane: int | None, into: Callable[[int, int], NDArray[np.uint8]]
-    ) -> NDArray[np.float64]:
+        self, place: ClipPlace, turn: LaneTurn | None, into: Callable[[int, int], NDArray[np.uint8]]
+    ) -> tuple[list[int], NDArray[np.float64]]:
         """Decode one clip.
 
         Args:
             place: the clip.
-            lane: the lane that reads it; None for random access.
+            turn: the lane that reads it; None for random access.
             into: given the pictures' height and width, an array [T, H, W, C] (a view will do) to fill.
 
         Returns:
-            float64 [T], the frames' presentation times, in seconds.
+            The frames' numbers, and their presentation times in seconds, float64 [T].
 
         Raises:
             FileNotFoundError: the segment's bytes are not in the cache.
-            DecodeError: a frame does not decode.
+            DecodeError: a frame does not decode, or is of another size than those before it.
         """
-        frames = place.spec.frame_index(place.start_frame).tolist()
-        decoder = self._random_decoder(place) if lane is None else self._lane_decoder(place, lane)
+        opened = self._opened_at_random(place) if turn is None else self._opened_by_lane(place, turn)
         try:
-            pictures = decoder.read(frames)
+            frames = place.frames(opened.timeline)
+            pictures = opened.decoder.read(frames)
+            _check_sizes(place, frames, pictures)
         except BaseException:
-            self.close(lane, place.shard)
+            self._close(place, turn)
             raise
         height, width = pictures[0].shape[:2]
         target = into(height, width)
         for number, picture in enumerate(pictures):
             target[number] = picture
-        times = decoder.seconds(frames)
-        if lane is not None and place.clip_in_segment == place.shard.samples - 1:
-            self.close(lane, place.shard)  # the segment is done
-        return times
+        times = opened.decoder.seconds(frames)
+        if turn is not None:
+            lane = self._lanes[turn.lane]
+            lane.next_seq = turn.seq + 1
+            if lane.next_seq == lane.stop_seq:
+                self._close(place, turn)
+        return frames, times
 
-    def _open(self, place: ClipPlace, plan: set[int] | None) -> ClipDecoder[NDArray[np.uint8]]:
-        video, source = place.stream.open_segment(place.shard)
-        return ClipDecoder(video, source, converter(place.stream.frame_size, video.rotation), self.counters, plan)
+    def _opened_by_lane(self, place: ClipPlace, turn: LaneTurn) -> _Open:
+        known = self._lanes.get(turn.lane)
+        if known is not None and known.next_seq <= turn.seq < known.stop_seq:
+            return known.opened
+        self._close(place, turn)
+        coming = turn.coming()
+        opened = _Open(place, coming, self.counters)
+        self._lanes[turn.lane] = _Lane(opened, turn.seq, turn.seq + len(coming))
+        return opened
 
-    def _lane_decoder(self, place: ClipPlace, lane: int) -> ClipDecoder[NDArray[np.uint8]]:
-        known = self._lanes.get(lane)
-        # An epoch may have a segment twice in a row, and the decoder be planned for the end of it alone.
-        if known is not None and known.shard is place.shard and known.first_clip <= place.clip_in_segment:
-            return known.decoder
-        if known is not None:
-            self.close(lane, known.shard)
-        decoder = self._open(place, place.frames_from_here())
-        self._lanes[lane] = _Lane(place.shard, place.clip_in_segment, decoder)
-        return decoder
-
-    def _random_decoder(self, place: ClipPlace) -> ClipDecoder[NDArray[np.uint8]]:
+    def _opened_at_random(self, place: ClipPlace) -> _Open:
         key = id(place.shard)
-        decoder = self._random.pop(key, None) or self._open(place, None)
-        self._random[key] = decoder
+        opened = self._random.pop(key, None) or _Open(place, None, self.counters)
+        self._random[key] = opened
         while len(self._random) > RANDOM_ACCESS_DECODERS:
-            self._random.popitem(last=False)[1].close()
-        return decoder
+            self._random.popitem(last=False)[1].decoder.close()
+        return opened
 
-    def close(self, lane: int | None, shard: VideoShard) -> None:
+    def _close(self, place: ClipPlace, turn: LaneTurn | None) -> None:
         """Close the decoder of a lane, or that of a segment read at random."""
-        if lane is None:
-            decoder = self._random.pop(id(shard), None)
+        if turn is None:
+            opened = self._random.pop(id(place.shard), None)
         else:
-            known = self._lanes.pop(lane, None)
-            decoder = known and known.decoder
-        if decoder is not None:
-            decoder.close()
+            known = self._lanes.pop(turn.lane, None)
+            opened = known and known.opened
+        if opened is not None:
+            opened.decoder.close()
 
     def close_all(self) -> None:
         """Close every decoder."""
-        for lane in self._lanes.values():
-            lane.decoder.close()
-        for decoder in self._random.values():
-            decoder.close()
+        for opened in (*(lane.opened for lane in self._lanes.values()), *self._random.values()):
+            opened.decoder.close()
         self._lanes.clear()
         self._random.clear()
+
+
+def _check_sizes(place: ClipPlace, frames: list[int], pictures: list[NDArray[np.uint8]]) -> None:
+    height, width = pictures[0].shape[:2]
+    for frame, picture in zip(frames, pictures, strict=True):
+        if picture.shape[:2] != (height, width):
+            found = f"{picture.shape[0]} x {picture.shape[1]} (height x width)"
+            reason = f"is {found}, and those before it in the clip are {height} x {width}; give frame_size="
+            raise DecodeError(place.video_id, reason, frame)

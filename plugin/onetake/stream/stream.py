@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import tempfile
+from collections import OrderedDict
 from collections.abc import Callable
 from hashlib import blake2b
 from os import PathLike, fspath
@@ -15,16 +15,34 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from streaming import Stream
-from streaming.base.util import retry, wait_for_file_to_exist
+from streaming.base.util import retry
 from streaming.base.world import World
 
-from onetake.core.clips import ClipSpec, SegmentClips, clips_of_segments
+from onetake.core.clips import ClipSpec
+from onetake.core.draw import draw_of_videos, pick_clips, video_keys
 from onetake.core.errors import CacheError, IndexFileError, SourceError, SpecError
 from onetake.core.index import CONTAINER, PacketTable, Video
-from onetake.decode.scale import FrameSize, check_frame_size
-from onetake.decode.segment import byte_range, max_bytes, run_table
+from onetake.core.layout import Layout, Timeline
+from onetake.decode.scale import FrameSize, check_color_matrix, check_frame_size
+from onetake.decode.segment import byte_range, reached_segments, run_table
 from onetake.decode.source import PacketSource, open_source
-from onetake.decode.store import INDEX_FILES, PACKETS_BIN, read_header, read_index, read_table_bytes, safe_path
+from onetake.decode.store import (
+    INDEX_FILES,
+    read_header,
+    read_index,
+    read_keyframes,
+    read_table_bytes,
+    safe_path,
+)
+from onetake.stream.arguments import (
+    check_stream_index,
+    check_weights,
+    clip_in_words,
+    no_clips,
+    refuse_nested,
+    refuse_other_streams,
+)
+from onetake.stream.cached_index import copy_index
 from onetake.stream.shard import VideoShard
 from onetake.stream.source import Folder, open_location
 
@@ -33,7 +51,7 @@ __all__ = ["VideoStream"]
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_TICK_SECONDS = 0.05
+_KEPT_TIMELINES = 128
 
 
 class VideoStream(Stream):
@@ -50,6 +68,8 @@ class VideoStream(Stream):
         clips: which clips. None: the dataset's.
         frame_size: (height, width), scaled to cover and centre-cropped; an int, the short side; None, native.
             Left out: the dataset's.
+        stream_index: which stream of each file was indexed; one that has another is refused. None: whichever was.
+        color_matrix: how to turn YUV to RGB where a video does not say: "bt601", "bt709", ... None: as players do.
         proportion: the stream's share of an epoch, relative to the other streams'; all of them have one, or none has.
         repeat: how often an epoch goes through the stream; 0.5 takes half of it, in whole segments.
         choose: clips that an epoch takes of the stream. At most one of these three; None of them: all clips, once.
@@ -71,6 +91,8 @@ class VideoStream(Stream):
         index: str | PathLike[str] | None = None,
         clips: ClipSpec | None = None,
         frame_size: FrameSize | str = "dataset",
+        stream_index: int | None = None,
+        color_matrix: str | None = None,
         proportion: float | None = None,
         repeat: float | None = None,
         choose: int | None = None,
@@ -88,9 +110,11 @@ class VideoStream(Stream):
             Path(local if local is not None else Path(tempfile.gettempdir(), "onetake-cache")).expanduser().absolute()
         )
         if not self.in_place:
-            _refuse_nested(self._cache_root, self.videos_location)
+            refuse_nested(self._cache_root, self.videos_location)
         self.subfolder = split
         self.clips = clips
+        self.stream_index = check_stream_index(stream_index)
+        self.color_matrix = check_color_matrix(color_matrix)
         self._frame_size = frame_size
         self.frame_size: FrameSize = None
         self.name = name if name is not None else split or ""
@@ -114,12 +138,9 @@ class VideoStream(Stream):
             self.__dict__.pop(name, None)
         self.__dict__.update(self.weights)
 
+    num_clips = 0  # clips that an epoch can draw from; known once it is open
     num_chosen = 0  # clips that an epoch takes; the dataset settles it
-
-    @property
-    def num_clips(self) -> int:
-        """Clips that the stream has."""
-        return int(self.layout.num_clips.sum())
+    scaling = "fast"  # the dataset's
 
     def open(self, world: World, number: int, clips: ClipSpec | None, frame_size: FrameSize, split: str | None) -> None:
         """Read the index and lay out the clips. The dataset calls it once, before anything else.
@@ -130,7 +151,7 @@ class VideoStream(Stream):
             clips, frame_size, split: the dataset's, for what this stream leaves open.
 
         Raises:
-            SpecError: there is no clip spec, or no video is long enough for a clip.
+            SpecError: there is no clip spec, no video is long enough for a clip, or another stream was indexed.
             SourceError: the videos' folder, or a video in it, is missing or was changed.
             IndexFileError: there is no index, or it can't be used.
         """
@@ -152,53 +173,63 @@ class VideoStream(Stream):
             self._check_files()
         else:
             self.local = str(self._cache_root / self._cache_name(header["generation"]))
-            self._copy_index(world, header["generation"])
+            copy_index(self._index_source, Path(self.local), header["generation"], world)
             self.index = read_index(Path(self.local))
-        index = self.index
-        self.layout: SegmentClips = clips_of_segments(
-            self.clips, index.first_frame, index.num_frames, index.video_frames
-        )
+        refuse_other_streams(self.index, self.stream_index, self.videos_location)
+        folder = self._index_source if self.in_place else Path(self.local)
+        keyframes = read_keyframes(folder, self.index) if self.clips.align else None
+        self.layout = Layout(self.clips, self.index, keyframes)
         self.segments: NDArray[np.int64] = np.flatnonzero(self.layout.num_clips)
-        if not len(self.segments):
-            longest = max(video.num_frames for video in index.videos)
-            raise SpecError(
-                f"no video in {self.videos_location} is long enough for a clip: one extends over "
-                f"{self.clips.extent} frames, the longest video has {longest}; use fewer frames or a smaller stride"
-            )
-        self.num_short_videos = sum(video.num_frames < self.clips.extent for video in index.videos)
-        if self.num_short_videos and world.is_leader:
+        self._timelines: OrderedDict[int, Timeline] = OrderedDict()
+        self._lay_out_epochs(self.clips, world.is_leader)
+
+    def _lay_out_epochs(self, spec: ClipSpec, warn: bool) -> None:
+        """Count what an epoch can draw from, and say which videos have no clip."""
+        videos = self.index.videos
+        clips = self.layout.num_clips_of_videos
+        self.num_clips = int((clips if spec.clips_per_video is None else np.minimum(clips, spec.clips_per_video)).sum())
+        if not self.num_clips:
+            raise no_clips(spec, self.index, self.videos_location)
+        random = spec.jitter or spec.clips_per_video is not None
+        self._video_keys = video_keys(self.name, (video.video_id for video in videos) if random else ())
+        self.num_short_videos = int(np.count_nonzero(clips == 0))
+        if self.num_short_videos and warn:
             logger.warning(
-                "%d of the %d videos in %s are shorter than a clip (%d frames) and give none",
+                "%d of the %d videos in %s are shorter than a clip (%s)%s and give none",
                 self.num_short_videos,
-                len(index.videos),
+                len(videos),
                 self.videos_location,
-                self.clips.extent,
+                clip_in_words(spec),
+                ", or have no keyframe from which one fits," if spec.align else "",
             )
+
+    # What an epoch draws.
+
+    @property
+    def has_random_clips(self) -> bool:
+        """Whether epochs differ in which clips there are, or where they start."""
+        return bool(len(self._video_keys))
+
+    def pick_clips(self, seed: int, epoch: int) -> NDArray[np.int64] | None:
+        """Numbers of the clips that an epoch draws from, rising; None for all."""
+        assert self.clips is not None
+        if self.clips.clips_per_video is None:
+            return None
+        clips = self.layout.num_clips_of_videos
+        return pick_clips(clips, self.clips.clips_per_video, self._video_keys, seed, epoch)
+
+    def shift(self, segment: int, seed: int, epoch: int) -> int:
+        """By how much an epoch's jitter shifts the clips of a segment; see ``Layout.shift``."""
+        assert self.clips is not None
+        if not self.clips.jitter:
+            return 0
+        video = int(self.index.video[segment])
+        draw = draw_of_videos(self._video_keys[video : video + 1], seed, epoch)
+        return self.layout.shift(segment, int(draw[0]))
 
     def _cache_name(self, generation: str) -> str:
         key = [self.videos_location, self.subfolder, generation, self.clips and self.clips.to_dict()]
         return blake2b(repr(key).encode(), digest_size=8).hexdigest()
-
-    def _copy_index(self, world: World, generation: str) -> None:
-        """Bring the index into the cache, all but the packet tables, which are read by range."""
-        folder = Path(self.local)
-        marker = folder / INDEX_FILES[-1]
-        if world.is_local_leader:
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                for name in INDEX_FILES:
-                    if name != PACKETS_BIN and not (folder / name).exists():
-                        part = folder / f".{name}.part"
-                        shutil.copyfile(self._index_source / name, part)
-                        part.replace(folder / name)
-            except OSError as error:
-                raise CacheError(f"the cache {folder} cannot be written ({error.strerror}): check local=") from None
-        else:
-            wait_for_file_to_exist(
-                str(marker), _TICK_SECONDS, 60, f"the node's first process did not copy the index to {marker}"
-            )
-        if read_header(folder)["generation"] != generation:
-            raise IndexFileError(f"the cached index in {folder} is damaged: delete that folder")
 
     def _check_files(self) -> None:
         """In place, every video must be there as it was indexed."""
@@ -238,11 +269,13 @@ class VideoStream(Stream):
         """What a segment weighs in the cache at most."""
         if self.in_place:
             return 0
-        video = self.index.videos[self.index.video[segment]]
-        stop_frame = int(self.layout.stop_frame[segment])
-        table_bytes = 2 * int(self.index.table_length[segment]) + 4096
-        payload = video.file_bytes if video.kind == CONTAINER else max_bytes(self.index, segment, stop_frame)
-        return payload + table_bytes
+        index = self.index
+        video = index.videos[index.video[segment]]
+        reached = reached_segments(index, segment, int(self.layout.stop_frame[segment]))
+        first, last = reached[0], reached[-1]
+        stop = int((index.byte_offset[first : last + 1] + index.byte_length[first : last + 1]).max())
+        payload = video.file_bytes if video.kind == CONTAINER else stop - int(index.byte_offset[segment])
+        return payload + 2 * int(index.table_length[first : last + 1].sum()) + 4096
 
     def get_index_size(self) -> int:
         """Bytes of the cache that the index takes."""
@@ -291,8 +324,23 @@ class VideoStream(Stream):
         parts[1].replace(shard.path)  # last: its presence says that the segment is whole
 
     def _run_table(self, segment: int) -> PacketTable:
-        stop_frame = int(self.layout.stop_frame[segment])
-        return run_table(self.index, segment, stop_frame, self._read_table)
+        layout = self.layout
+        stop_pts = int(layout.stop_pts[segment]) if layout.needs_timeline(segment) else None
+        return run_table(self.index, segment, int(layout.stop_frame[segment]), self._read_table, stop_pts)
+
+    def timeline(self, segment: int) -> Timeline:
+        """When the frames of a segment's clips are shown, from the index. Where its packets are at hand, those tell.
+
+        Raises:
+            IndexFileError: the packet tables can't be read.
+        """
+        known = self._timelines.pop(segment, None)
+        if known is None:
+            known = Timeline.of(self._run_table(segment), int(self.index.first_frame[segment]))
+        self._timelines[segment] = known
+        while len(self._timelines) > _KEPT_TIMELINES:
+            self._timelines.popitem(last=False)
+        return known
 
     def _read_table(self, segment: int) -> PacketTable:
         index = self.index
@@ -330,27 +378,3 @@ class VideoStream(Stream):
             shard.evict()
             raise FileNotFoundError(f"the cached segment {shard.path} was damaged")  # so that it is fetched again
         return video, open_source(video, table, shard.path, start)
-
-
-def _refuse_nested(cache: Path, remote: str) -> None:
-    """The cache is emptied by deleting files, so it must not hold the videos, nor lie among them."""
-    videos = open_location(remote).root.absolute()
-    cache, videos = cache.resolve(), videos.resolve()
-    if cache == videos or cache in videos.parents or videos in cache.parents:
-        raise CacheError(
-            f"local={cache} and remote={videos} lie within one another: the cache deletes files, so give it a "
-            "folder of its own; or leave out remote= to read the videos in place"
-        )
-
-
-def check_weights(**weights: float | None) -> dict[str, float]:
-    """The one of ``weights`` that is given, if any; SpecError for several, or for one that is no weight."""
-    given = {name: weight for name, weight in weights.items() if weight is not None}
-    if len(given) > 1:
-        raise SpecError(f"VideoStream({', '.join(f'{n}={w!r}' for n, w in given.items())}): give one of them at most")
-    for name, weight in given.items():
-        kinds = int if name == "choose" else (int, float)
-        if isinstance(weight, bool) or not isinstance(weight, kinds) or not 0 <= weight < float("inf"):
-            what = "a whole number of clips" if name == "choose" else "a number"
-            raise SpecError(f"VideoStream({name}={weight!r}): must be {what}, not below 0")
-    return given

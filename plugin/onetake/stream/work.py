@@ -18,17 +18,21 @@ class ClipRef(int):
 
     Attributes:
         lane: the lane that reads it; None for random access.
+        seq: its place in the epoch's sequence; -1 for random access.
         occurrence: how often the epoch draws the clip before this time.
         is_pad: whether it is a repeat that fills the last batch.
     """
 
     lane: int | None
+    seq: int
     occurrence: int
     is_pad: bool
 
-    def __new__(cls, clip_id: int, lane: int | None = None, occurrence: int = 0, is_pad: bool = False) -> ClipRef:
+    def __new__(
+        cls, clip_id: int, lane: int | None = None, seq: int = -1, occurrence: int = 0, is_pad: bool = False
+    ) -> ClipRef:
         ref = super().__new__(cls, clip_id)
-        ref.lane, ref.occurrence, ref.is_pad = lane, occurrence, is_pad
+        ref.lane, ref.seq, ref.occurrence, ref.is_pad = lane, seq, occurrence, is_pad
         return ref
 
 
@@ -79,5 +83,9 @@ class WorkerClips(Sequence[ClipRef]):
         batch, place = divmod(at, self._batch_size)
         share = self._share(self._batches[batch])
         return ClipRef(
-            int(share.clip_id[place]), int(share.lane[place]), int(share.occurrence[place]), bool(share.is_pad[place])
+            int(share.clip_id[place]),
+            int(share.lane[place]),
+            int(share.seq[place]),
+            int(share.occurrence[place]),
+            bool(share.is_pad[place]),
         )

@@ -1,0 +1,306 @@
+"""Where the clips of an index are: how many start in each segment, and which frames each one holds.
+
+Positions in a video are counted from its first frame, in whole *units*: a tick of its clock is ``Grid.scale`` of them,
+chosen so that the start and every target time of every clip is a whole number. Where clips are counted in frames, a
+frame is a tick and a unit. So both kinds of grids are one arithmetic, of whole numbers alone.
+
+A container's clock may be too coarse for the frame rate: MKV at 24, 29.97 or 30 fps rounds every time to a
+millisecond. A frame then counts as on screen one tick before its time already (*tolerance*): two roundings of half a
+tick, that of its own time and that of the first frame's. A clip starts and ends within its video by the same measure.
+There is no tolerance where frames are equally spaced (a few may be so by chance), nor where they last so few ticks that
+one is not small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from math import lcm
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onetake.core.clips import ClipSpec
+from onetake.core.index import Keyframes, PacketTable, VideoIndex
+
+__all__ = ["Grid", "Layout", "Timeline"]
+
+Int64Array = NDArray[np.int64]
+
+_FEWEST_TICKS = 8  # that a frame must last on average for one tick to be small
+_FEW_FRAMES = 64  # 23.976 frames a second on a clock of 90 kHz: three steps of 3754 ticks, then one of 3753
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A spec in the units of one clock.
+
+    Attributes:
+        num_frames: frames in a clip.
+        scale: units in a tick.
+        hop: units from a clip to the next.
+        step: units from a target to the next.
+    """
+
+    num_frames: int
+    scale: int
+    hop: int
+    step: int
+
+    @classmethod
+    def of(cls, spec: ClipSpec, time_base: tuple[int, int]) -> Grid:
+        """The grid on a clock whose tick lasts ``time_base`` seconds (numerator, denominator)."""
+        if not spec.by_time:
+            assert spec.stride is not None
+            return cls(spec.num_frames, 1, spec.hop_frames, spec.stride)
+        tick = Fraction(*time_base)
+        hop, step = spec.hop_time / tick, spec.frame_time / tick
+        scale = lcm(hop.denominator, step.denominator)
+        return cls(spec.num_frames, scale, int(hop * scale), int(step * scale))
+
+    @property
+    def span(self) -> int:
+        """Units from a clip's first target to its last."""
+        return (self.num_frames - 1) * self.step
+
+    def targets(self, position: int, count: int) -> list[int]:
+        """The first ``count`` target times of a clip, in whole ticks, rounded down: pts are compared with nothing
+        finer."""
+        return [(position + k * self.step) // self.scale for k in range(count)]
+
+    def exact(self, ticks: Int64Array) -> NDArray[Any]:
+        """``ticks`` in a type in which the arithmetic of this grid on them does not overflow."""
+        largest = int(np.abs(ticks).max(initial=0)) + 4
+        return ticks if largest * self.scale + self.span + self.hop < 2**62 else ticks.astype(object)
+
+
+_grid = lru_cache(maxsize=1024)(Grid.of)
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """When the frames of a stretch of a video are shown.
+
+    Attributes:
+        frame: int64 [n], rising.
+        pts: int64 [n], never falling.
+    """
+
+    frame: Int64Array
+    pts: Int64Array
+
+    @classmethod
+    def of(cls, table: PacketTable, first_frame: int) -> Timeline:
+        """The timeline of the table's frames from ``first_frame`` on."""
+        rows = np.flatnonzero(table.frame >= first_frame)
+        rows = rows[np.argsort(table.frame[rows], kind="stable")]
+        return cls(table.frame[rows], table.pts[rows])
+
+    def on_screen(self, pts: Sequence[int]) -> list[int]:
+        """The frame that is on screen at each of ``pts``."""
+        found: list[int] = self.frame[np.searchsorted(self.pts, pts, side="right") - 1].tolist()
+        return found
+
+
+class Layout:
+    """The clips of an index. A clip belongs to the segment it starts in, and has a number, counted over all segments.
+
+    With jitter, an epoch's clips start up to a hop later, but count where they would start without it.
+
+    Args:
+        spec: which clips.
+        index: S segments of V videos.
+        keyframes: the index's, for a spec that is aligned to them.
+
+    Attributes:
+        num_clips: int64 [S], clips that start in each segment.
+        clips_before: int64 [S + 1], the number of each segment's first clip; the last entry is the number of clips.
+        first_clip: int64 [S], the same, counted within the segment's video.
+        stop_frame: int64 [S], no frame from here on is needed by the segment's clips; 0 where there is no clip. It may
+            lie in a later segment. The first such frame, unless times decide and are not equally spaced.
+        stop_pts: int64 [S], no frame shown after this time is needed; None where clips are counted in frames.
+    """
+
+    def __init__(self, spec: ClipSpec, index: VideoIndex, keyframes: Keyframes | None = None) -> None:
+        self.spec, self.index = spec, index
+        videos = index.videos
+        self._first_segment = np.searchsorted(index.video, np.arange(len(videos) + 1)).astype(np.int64)
+        frames = np.array([video.num_frames for video in videos], np.int64)
+        if spec.by_time:
+            self._origin = index.first_pts[self._first_segment[:-1]]
+            self._begin = index.first_pts - self._origin[index.video]
+            self._duration = np.array([max(video.duration, 1) for video in videos], np.int64)
+            even = np.array([video.frame_ticks > 0 for video in videos], np.bool_) & (frames >= _FEW_FRAMES)
+            self._tolerance = (~even & (self._duration >= _FEWEST_TICKS * frames)).astype(np.int64)
+        else:
+            self._origin = self._tolerance = np.zeros_like(frames)
+            self._begin, self._duration = index.first_frame, frames
+        self._key_frame = self._key_tick = np.zeros(0, np.int64)
+        if spec.align is None:
+            self.num_clips = self._on_grid()
+        else:
+            assert keyframes is not None
+            self.num_clips = self._at_keyframes(keyframes)
+        self.clips_before = np.concatenate([[0], np.cumsum(self.num_clips)]).astype(np.int64)
+        self.first_clip = self.clips_before[:-1] - self.clips_before[self._first_segment[index.video]]
+        last_tick = self._last_ticks()
+        self.stop_frame = self._stop_frames(last_tick)
+        self.stop_pts = self._origin[index.video] + last_tick if spec.by_time else None
+
+    # How many clips.
+
+    def _clocks(self) -> Iterator[tuple[Grid, Int64Array, Int64Array]]:
+        """(grid, its videos, its segments) for each kind of clock."""
+        index = self.index
+        numbers: dict[tuple[int, int], int] = {}
+        bases = [video.time_base if self.spec.by_time else (1, 1) for video in index.videos]
+        clock = np.array([numbers.setdefault(base, len(numbers)) for base in bases], np.int64)
+        for base, number in numbers.items():
+            yield _grid(self.spec, base), np.flatnonzero(clock == number), np.flatnonzero(clock[index.video] == number)
+
+    def _room(self, grid: Grid, videos: Int64Array) -> NDArray[Any]:
+        """From how many positions of each of ``videos`` a clip fits; not positive if from none."""
+        # A keyframe's time is rounded as well.
+        slack = (2 if self.spec.align is None else 3) * self._tolerance[videos]
+        return grid.exact(self._duration[videos] - slack) * grid.scale - grid.span
+
+    def _on_grid(self) -> Int64Array:
+        """Clips of each segment."""
+        index = self.index
+        first = np.zeros(index.num_segments, np.int64)
+        total = np.zeros(len(index.videos), np.int64)
+        for grid, videos, segments in self._clocks():
+            total[videos] = np.maximum(-(-self._room(grid, videos) // grid.hop), 0)
+            begin = grid.exact(self._begin[segments] - self._tolerance[index.video[segments]])
+            first[segments] = np.maximum(-(-begin * grid.scale // grid.hop), 0)
+        first = np.minimum(first, total[index.video])
+        stop = np.append(first[1:], 0)
+        stop[self._first_segment[1:] - 1] = total
+        return stop - first
+
+    def _at_keyframes(self, keyframes: Keyframes) -> Int64Array:
+        """Clips of each segment: the first keyframe of each cell of the grid, where a clip fits."""
+        index = self.index
+        segment = np.repeat(np.arange(index.num_segments), np.diff(keyframes.start))
+        video = index.video[segment]
+        tick = keyframes.pts - self._origin[video] if self.spec.by_time else keyframes.frame
+        kept = np.zeros(len(tick), np.bool_)
+        for grid, videos, segments in self._clocks():
+            keys = np.flatnonzero(np.isin(segment, segments, kind="table"))
+            room = np.zeros(len(index.videos), object)
+            room[videos] = self._room(grid, videos)
+            own = video[keys]
+            cell = grid.exact(tick[keys] + self._tolerance[own]) * grid.scale // grid.hop
+            first = (np.diff(own, prepend=-1) != 0) | (np.diff(cell, prepend=-1) != 0)
+            kept[keys] = first & (grid.exact(tick[keys]) * grid.scale < room[own]).astype(np.bool_)
+        self._key_frame, self._key_tick = keyframes.frame[kept], tick[kept]
+        return np.bincount(segment[kept], minlength=index.num_segments).astype(np.int64)
+
+    @property
+    def num_clips_of_videos(self) -> Int64Array:
+        """int64 [V]."""
+        return np.diff(self.clips_before[self._first_segment])
+
+    # How far segments reach.
+
+    def _last_ticks(self) -> Int64Array:
+        """int64 [S]: no clip of the segment has a frame that comes on screen after this tick."""
+        last = np.zeros(self.index.num_segments, np.int64)
+        for grid, videos, segments in self._clocks():
+            segments = segments[self.num_clips[segments] > 0]
+            video = self.index.video[segments]
+            clip = self.first_clip[segments] + self.num_clips[segments] - 1
+            if self.spec.align is not None:
+                start = grid.exact(self._key_tick[self.clips_before[segments + 1] - 1]) * grid.scale
+            else:
+                room = np.zeros(len(self.index.videos), object)
+                room[videos] = self._room(grid, videos)
+                start = np.minimum(
+                    clip.astype(object) * grid.hop + (grid.hop - 1 if self.spec.jitter else 0), room[video] - 1
+                )
+            last[segments] = (start + grid.span) // grid.scale + self._tolerance[video]
+        return last
+
+    def _stop_frames(self, last_tick: Int64Array) -> Int64Array:
+        index = self.index
+        segments = np.flatnonzero(self.num_clips)
+        video, last = index.video[segments], last_tick[segments]
+        stop = np.zeros(index.num_segments, np.int64)
+        if not self.spec.by_time:
+            stop[segments] = last + 1
+            return stop
+        ticks = np.array([video.frame_ticks for video in index.videos], np.int64)[video]
+        even, uneven = ticks > 0, ticks == 0
+        stop[segments[even]] = last[even] // ticks[even] + 1
+        stop[segments[uneven]] = self._first_frame_after(segments[uneven], last[uneven])
+        return stop
+
+    def _first_frame_after(self, segments: Int64Array, tick: Int64Array) -> Int64Array:
+        """The first frame of the first segment after each of ``segments`` that begins after ``tick``; where the video
+        has none, the number of its frames."""
+        index = self.index
+        video = np.append(index.video, -1)
+        begin = np.append(self._begin, 0)
+        own = index.video[segments]
+        after = segments + 1
+        going = np.arange(len(segments))
+        while len(going):
+            going = going[(video[after[going]] == own[going]) & (begin[after[going]] <= tick[going])]
+            after[going] += 1
+        frames = np.array([video.num_frames for video in index.videos], np.int64)[own]
+        return np.where(video[after] == own, np.append(index.first_frame, 0)[after], frames)
+
+    # One clip.
+
+    def needs_timeline(self, segment: int) -> bool:
+        """Whether frames of the segment's clips follow from times that only packet tables tell."""
+        return self.spec.by_time and not self.index.videos[self.index.video[segment]].frame_ticks
+
+    def shift(self, segment: int, draw: int) -> int:
+        """By how many units a random number of 64 bits shifts the grid of the segment's video: less than a hop."""
+        return self._grid(segment).hop * draw >> 64
+
+    def frames(self, segment: int, clip: int, shift: int, timeline: Callable[[], Timeline]) -> list[int]:
+        """The frames of clip number ``clip`` of a segment: T numbers that never fall.
+
+        Args:
+            segment: the segment.
+            clip: the clip's number within the segment.
+            shift: see ``shift``; 0 without jitter.
+            timeline: gives the timeline of the segment's clips; called where it is needed.
+        """
+        return self._frames(segment, clip, self._grid(segment).num_frames, shift, timeline)
+
+    def start_frame(self, segment: int, clip: int, shift: int, timeline: Callable[[], Timeline]) -> int:
+        """The first of ``frames``."""
+        return self._frames(segment, clip, 1, shift, timeline)[0]
+
+    def _frames(self, segment: int, clip: int, count: int, shift: int, timeline: Callable[[], Timeline]) -> list[int]:
+        ticks = self._grid(segment).targets(self._position(segment, clip, shift), count)
+        if not self.spec.by_time:
+            return ticks
+        video = int(self.index.video[segment])
+        head = [] if self.spec.align is None else [int(self._key_frame[self.clips_before[segment] + clip])]
+        tolerance = int(self._tolerance[video])
+        rest = [tick + tolerance for tick in ticks[len(head) :]]
+        frame_ticks = self.index.videos[video].frame_ticks
+        if frame_ticks:
+            return head + [tick // frame_ticks for tick in rest]
+        origin = int(self._origin[video])
+        return head + (timeline().on_screen([origin + tick for tick in rest]) if rest else [])
+
+    def _position(self, segment: int, clip: int, shift: int) -> int:
+        grid = self._grid(segment)
+        if self.spec.align is not None:
+            return int(self._key_tick[self.clips_before[segment] + clip]) * grid.scale
+        start = (int(self.first_clip[segment]) + clip) * grid.hop + shift
+        if not shift:
+            return start
+        video = self.index.video[segment : segment + 1]
+        return min(start, int(self._room(grid, video)[0]) - 1)
+
+    def _grid(self, segment: int) -> Grid:
+        return _grid(self.spec, self.index.videos[self.index.video[segment]].time_base)

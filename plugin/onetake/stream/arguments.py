@@ -1,0 +1,102 @@
+"""What a VideoStream is given, checked; and what it says where its videos have no clips."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from onetake.core.clips import ClipSpec
+from onetake.core.errors import CacheError, SpecError
+from onetake.core.index import VideoIndex
+from onetake.stream.source import open_location
+
+__all__ = [
+    "check_stream_index",
+    "check_weights",
+    "clip_in_words",
+    "no_clips",
+    "refuse_nested",
+    "refuse_other_streams",
+]
+
+
+def refuse_nested(cache: Path, remote: str) -> None:
+    """The cache is emptied by deleting files, so it must not hold the videos, nor lie among them."""
+    videos = open_location(remote).root.absolute()
+    cache, videos = cache.resolve(), videos.resolve()
+    if cache == videos or cache in videos.parents or videos in cache.parents:
+        raise CacheError(
+            f"local={cache} and remote={videos} lie within one another: the cache deletes files, so give it a "
+            "folder of its own; or leave out remote= to read the videos in place"
+        )
+
+
+def check_weights(**weights: float | None) -> dict[str, float]:
+    """The one of ``weights`` that is given, if any; SpecError for several, or for one that is no weight."""
+    given = {name: weight for name, weight in weights.items() if weight is not None}
+    if len(given) > 1:
+        raise SpecError(f"VideoStream({', '.join(f'{n}={w!r}' for n, w in given.items())}): give one of them at most")
+    for name, weight in given.items():
+        kinds = int if name == "choose" else (int, float)
+        if isinstance(weight, bool) or not isinstance(weight, kinds) or not 0 <= weight < float("inf"):
+            what = "a whole number of clips" if name == "choose" else "a number"
+            raise SpecError(f"VideoStream({name}={weight!r}): must be {what}, not below 0")
+    return given
+
+
+def check_stream_index(stream_index: int | None) -> int | None:
+    """A stream's number in its container, or None; SpecError for anything else."""
+    if stream_index is not None and (
+        isinstance(stream_index, bool) or not isinstance(stream_index, int) or stream_index < 0
+    ):
+        raise SpecError(f"VideoStream(stream_index={stream_index!r}): must be a whole number, not below 0")
+    return stream_index
+
+
+def refuse_other_streams(index: VideoIndex, stream_index: int | None, location: str) -> None:
+    """Raise SpecError unless all videos were indexed with the stream asked for."""
+    if stream_index is None:
+        return
+    others = [video for video in index.videos if video.stream_index != stream_index]
+    if others:
+        raise SpecError(
+            f"VideoStream(stream_index={stream_index}): of video {others[0].video_id!r} in {location}, stream "
+            f"{others[0].stream_index} was indexed ({len(others)} of {len(index.videos)} videos have another stream): "
+            f"run `onetake index --stream-index {stream_index}`"
+        )
+
+
+def clip_in_words(spec: ClipSpec) -> str:
+    """How long a clip is."""
+    return f"{_seconds(float(spec.extent_time))} s" if spec.by_time else f"{spec.extent} frames"
+
+
+def no_clips(spec: ClipSpec, index: VideoIndex, location: str) -> SpecError:
+    """The error for videos none of which has a clip."""
+    if spec.by_time:
+        longest = f"{_seconds(max(video.seconds for video in index.videos))} s"
+        remedy = "use fewer frames or a higher fps"
+    else:
+        longest = str(max(video.num_frames for video in index.videos))
+        remedy = "use fewer frames or a smaller stride"
+    extent = clip_in_words(spec)
+    if spec.align is None or _longest_is_too_short(spec, index):
+        return SpecError(
+            f"no video in {location} is long enough for a clip: one extends over {extent}, the longest video has "
+            f"{longest}; {remedy}"
+        )
+    return SpecError(
+        f"no video in {location} has a keyframe from which a clip fits: one extends over {extent}, and begins at a "
+        f'keyframe (align="keyframe"); leave out align=, or {remedy}'
+    )
+
+
+def _longest_is_too_short(spec: ClipSpec, index: VideoIndex) -> bool:
+    if spec.by_time:
+        return max(video.seconds for video in index.videos) <= spec.extent_time
+    return max(video.num_frames for video in index.videos) < spec.extent
+
+
+def _seconds(value: float) -> str:
+    return np.format_float_positional(value, precision=3, trim="-")
