@@ -1,7 +1,7 @@
 # `make demo` and `make test` need Python 3.11 or 3.12 and make; the rest they install into .venv.
 
 SHELL := /bin/sh
-.PHONY: demo test check
+.PHONY: demo test check bench-decode
 
 BIN := .venv/bin
 # Touched last: while it is missing, the environment is not whole and is made anew.
@@ -19,6 +19,11 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_layers.py
+
+# What else there is to compare with: `.venv/bin/pip install -e '.[bench]'`; torchcodec needs FFmpeg's libraries too
+# (Debian: apt-get install ffmpeg). Options: `make bench-decode BENCH='--quick'`.
+bench-decode: $(INSTALLED)
+	$(BIN)/python -m tests.benchmarks.bench_decode $(BENCH)
 
 $(INSTALLED): pyproject.toml
 	@set -e; \

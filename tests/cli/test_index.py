@@ -76,7 +76,9 @@ def test_another_stream_of_the_files(tmp_path):
     assert len({(video.width, video.height) for video in found.values()}) == 2
     result = run(tmp_path, "--stream-index", 7)
     assert result.exit_code == 1
-    assert "two_videos.mkv: holds no video stream with number 7; leave out the number, or remove the file" in result.stderr
+    assert (
+        "two_videos.mkv: holds no video stream with number 7; leave out the number, or remove the file" in result.stderr
+    )
 
 
 def test_high_dynamic_range_is_told(tmp_path):

@@ -32,7 +32,8 @@ from onetake.decode.decoder import ClipDecoder, new_counters
 from onetake.decode.scale import converter
 from onetake.decode.segment import run_table
 from onetake.decode.source import open_source
-from onetake.decode.store import read_index, read_keyframes, read_table, safe_path
+from onetake.decode.store import read_index, read_keyframes, read_table
+from onetake.decode.validate import safe_path
 from tests.zoo import write_zoo
 
 MEMORY_BYTES = 1 << 30  # that a child may take beyond what its imports took

@@ -12,8 +12,9 @@ import pytest
 
 from onetake.core.errors import IndexFileError
 from onetake.decode.build import index_videos
-from onetake.decode.store import INDEX_FILES, read_header, read_index, read_table, safe_path
+from onetake.decode.store import INDEX_FILES, read_header, read_index, read_table
 from onetake.decode.synthetic import write_numbered_video
+from onetake.decode.validate import safe_path
 
 AGAIN = "run `onetake index` again"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ import torch
 from onetake import ClipSpec, VideoDataset, VideoLoader, VideoStream
 from onetake.core.errors import SpecError
 from onetake.decode.build import index_videos
-from onetake.decode.synthetic import read_number
+from onetake.decode.synthetic import read_number, write_numbered_video
 from tests.conftest import real_videos
 from tests.helpers import SPEC, decode_all, make_loader, record
 
@@ -251,3 +253,15 @@ def test_loader_refuses_what_the_dataset_decides(numbered):
         VideoLoader(dataset, in_order=False)
     with pytest.raises(SpecError, match="needs a VideoDataset"):
         VideoLoader([1, 2, 3])
+
+
+def test_high_dynamic_range_is_warned_of(tmp_path, caplog):
+    tags = {"color_trc": "arib-std-b67", "colorspace": "bt2020nc", "color_primaries": "bt2020"}
+    write_numbered_video(tmp_path / "hdr.mp4", 30, options=tags)
+    write_numbered_video(tmp_path / "plain.mp4", 30)
+    index_videos(tmp_path, workers=1)
+    with caplog.at_level(logging.WARNING, logger="onetake"):
+        make_loader(tmp_path)
+    (told,) = [record.getMessage() for record in caplog.records if "HDR" in record.getMessage()]
+    assert "1 of the 2 videos" in told
+    assert "(HLG, first of all 'hdr.mp4')" in told

@@ -6,6 +6,7 @@ OnetakeError
 ├── IndexFileError                   an index that is missing, damaged, stale or of another version
 ├── VideoError                       one video that cannot be used; carries ``video_id``
 │   └── DecodeError                  ... at one frame of it; carries ``frame`` and ``byte_offset``
+├── DamageError                      more clips don't decode than ``max_bad_fraction`` allows
 ├── CacheError       (ValueError)    a cache that is too small, or that would delete a user's only copy
 ├── ResumeError                      a saved state that does not fit the data or the settings
 ├── ConfigError      (ValueError)    a recipe or config that cannot work; names the key
@@ -17,6 +18,7 @@ from __future__ import annotations
 __all__ = [
     "CacheError",
     "ConfigError",
+    "DamageError",
     "DecodeError",
     "IndexFileError",
     "MissingExtraError",
@@ -80,6 +82,10 @@ class DecodeError(VideoError):
         if self.byte_offset is not None:
             where += f" (byte {self.byte_offset})"
         return f"video {self.video_id!r}, {where}: {self.reason}"
+
+
+class DamageError(OnetakeError):
+    """More clips do not decode than ``max_bad_fraction`` allows."""
 
 
 class CacheError(OnetakeError, ValueError):

@@ -82,7 +82,8 @@ class PacketTable:
     def clean_key_rows(self) -> Int64Array:
         """Those of ``key_rows`` from which every frame comes out right, and that are shown."""
         rows = self.key_rows
-        return rows[((self.flags[rows] & LATE) == 0) & ((self.frame[rows] >= 0) | (rows == 0))]
+        clean: Int64Array = rows[((self.flags[rows] & LATE) == 0) & ((self.frame[rows] >= 0) | (rows == 0))]
+        return clean
 
     @classmethod
     def concatenate(cls, tables: Sequence[PacketTable]) -> PacketTable:

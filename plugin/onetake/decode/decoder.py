@@ -224,7 +224,8 @@ class ClipDecoder(Generic[T]):
             self._next_row += packet is not None
             self._decode(packet, row)
         except (av.error.FFmpegError, EOFError, VideoError) as error:
-            reason = error.reason if isinstance(error, VideoError) else f"cannot be decoded ({error}): {_DAMAGED}"
+            why = getattr(error, "strerror", None) or error
+            reason = error.reason if isinstance(error, VideoError) else f"cannot be decoded ({why}): {_DAMAGED}"
             self._note_damage(row, reason)
             if self._codec is not None:
                 self._drain()

@@ -31,6 +31,7 @@ __all__ = [
     "colour_tags",
     "converter",
     "hdr_name",
+    "output_size",
     "scaled_size",
 ]
 
@@ -78,6 +79,13 @@ def scaled_size(frame_size: FrameSize, height: int, width: int) -> tuple[int, in
     if height * want_w <= width * want_h:  # the height is what runs short
         return want_h, max(want_w, round(width * want_h / height))
     return max(want_h, round(height * want_w / width)), want_w
+
+
+def output_size(frame_size: FrameSize, rotation: int, height: int, width: int) -> tuple[int, int]:
+    """(height, width) of what ``converter`` makes of a picture of ``height`` x ``width``."""
+    if isinstance(frame_size, tuple):
+        return frame_size
+    return scaled_size(frame_size, *((width, height) if rotation % 180 == 90 else (height, width)))
 
 
 def check_scaling(value: object) -> str:

@@ -30,7 +30,7 @@ from onetake.core.index import (
     Video,
     VideoIndex,
 )
-from onetake.decode.validate import MAX_TICKS, safe_path, video_problem
+from onetake.decode.validate import MAX_TICKS, video_problem
 
 __all__ = [
     "INDEX_FILES",
@@ -40,7 +40,6 @@ __all__ = [
     "read_index",
     "read_keyframes",
     "read_table",
-    "safe_path",
     "write_index",
 ]
 

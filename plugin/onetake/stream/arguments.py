@@ -1,7 +1,8 @@
-"""What a VideoStream is given, checked; and what it says where its videos have no clips."""
+"""What a VideoStream is given, checked; and what it says of videos that have no clips, or other colours."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,10 @@ __all__ = [
     "no_clips",
     "refuse_nested",
     "refuse_other_streams",
+    "warn_of_hdr",
 ]
+
+logger = logging.getLogger(__name__)
 
 
 def refuse_nested(cache: Path, remote: str) -> None:
@@ -100,3 +104,18 @@ def _longest_is_too_short(spec: ClipSpec, index: VideoIndex) -> bool:
 
 def _seconds(value: float) -> str:
     return np.format_float_positional(value, precision=3, trim="-")
+
+
+def warn_of_hdr(index: VideoIndex, location: str) -> None:
+    """Say that pictures of high dynamic range come out as they are."""
+    found = [video for video in index.videos if video.transfer]
+    if found:
+        logger.warning(
+            "%d of the %d videos in %s are HDR (%s, first of all %r): they are not tone-mapped, so their RGB looks "
+            "pale beside that of other videos; convert them, or train on them alone",
+            len(found),
+            len(index.videos),
+            location,
+            " and ".join(sorted({video.transfer for video in found})),
+            found[0].video_id,
+        )

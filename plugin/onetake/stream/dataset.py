@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from functools import partial
 from os import PathLike
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,9 +16,9 @@ from torch.utils.data import get_worker_info
 
 from onetake.core.clips import ClipSpec
 from onetake.core.draw import SHUFFLE_GROUPS
-from onetake.core.errors import CacheError, OnetakeError, SourceError, SpecError
+from onetake.core.errors import CacheError, OnetakeError, SourceError, SpecError, VideoError
 from onetake.core.seeds import sample_seed
-from onetake.decode.scale import FrameSize, check_frame_size, check_scaling
+from onetake.decode.scale import FrameSize, check_frame_size, check_scaling, output_size
 from onetake.stream.checks import (
     check_cache_limit,
     check_choice,
@@ -31,6 +31,7 @@ from onetake.stream.checks import (
 )
 from onetake.stream.compat import World
 from onetake.stream.counters import Count, Counters, Spent, spending
+from onetake.stream.damage import ON_ERROR, Damage, check_bad_fraction
 from onetake.stream.ordered import OrderedDataset
 from onetake.stream.randomness import seeded
 from onetake.stream.reader import ClipPlace, LaneReader, LaneTurn
@@ -42,6 +43,15 @@ __all__ = ["VideoDataset"]
 Sample = dict[str, Any]
 
 _ATTEMPTS = 8  # to fetch a segment that keeps being evicted before it is read
+
+
+class _Clip(NamedTuple):
+    """A clip that was read: its pictures, uint8, as ``layout`` says; its frames' numbers and times in seconds."""
+
+    video: torch.Tensor
+    video_id: str
+    frames: list[int]
+    seconds: NDArray[np.float64]
 
 
 class VideoDataset(OrderedDataset):
@@ -74,6 +84,9 @@ class VideoDataset(OrderedDataset):
         drop_last: leave out the epoch's last, incomplete global batch instead of filling it with repeats.
         predownload: clips per worker whose segments are fetched ahead. None: 8 batches.
         cache_limit: bytes (or "100gb") that cached segments may take. None: no limit.
+        on_error: "raise" stops at a clip that doesn't decode; "substitute" gives the nearest clip of its video that
+            does (zeros, if none does), with "valid" False and the frames that it shows, and logs each video once.
+        max_bad_fraction: the share of such clips that is borne: of those so far, but of 1000, or an epoch's, at least.
         resume: "strict" refuses a state whose order is not this dataset's; "continue" warns, and goes on at the
             same sample of the new order.
         **kwargs: further arguments of streaming.StreamingDataset. Those that lanes replace are refused.
@@ -106,6 +119,8 @@ class VideoDataset(OrderedDataset):
         drop_last: bool = False,
         predownload: int | None = None,
         cache_limit: int | str | None = None,
+        on_error: str = "raise",
+        max_bad_fraction: float = 0.01,
         resume: str = "strict",
         **kwargs: Any,
     ) -> None:
@@ -113,6 +128,8 @@ class VideoDataset(OrderedDataset):
         refuse_unknown(kwargs, VideoDataset)
         check_choice("layout", layout, ("TCHW", "CTHW"))
         check_choice("shuffle_by", shuffle_by, SHUFFLE_GROUPS)
+        check_choice("on_error", on_error, ON_ERROR)
+        check_bad_fraction(max_bad_fraction)
         check_choice("resume", resume, ("strict", "continue"))
         check_count("batch_size", batch_size)
         check_count("shuffle_seed", shuffle_seed, 0)
@@ -150,6 +167,8 @@ class VideoDataset(OrderedDataset):
         self.shuffle_by = shuffle_by
         self.drop_last = drop_last
         self.resume = resume
+        num_videos = sum(len(stream.index.videos) for stream in streams)
+        self._damage = Damage(on_error, max_bad_fraction, num_videos)
         self._reader: LaneReader | None = None
         host = dict(
             streams=streams,
@@ -219,16 +238,39 @@ class VideoDataset(OrderedDataset):
         Raises:
             DecodeError, SourceError: the clip's frames can't be had; names the video and the remedy.
         """
-        reader = self._lane_reader()
         ref = sample_id if isinstance(sample_id, ClipRef) else ClipRef(sample_id)
+        try:
+            clip, valid = self._read(ref, retry), True
+        except VideoError as error:
+            if not self._damage.substitutes:
+                raise
+            clip, valid = self._substitute(ref, error), False
+        sample: Sample = {
+            "video": clip.video,
+            "video_id": clip.video_id,
+            "start_frame": clip.frames[0],
+            "frame_index": torch.tensor(clip.frames),
+            "pts_seconds": torch.from_numpy(clip.seconds),
+            "clip_id": int(ref),
+            "valid": valid,
+            "is_pad": ref.is_pad,
+        }
+        if self.repeats:
+            sample["occurrence"] = ref.occurrence
+        if self.transform is None and self.sample_transform is None:
+            return sample
+        with spending(self._lane_reader().counters, Spent.TRANSFORM):
+            return self._transformed(sample)
+
+    def _read(self, ref: ClipRef, retry: int = _ATTEMPTS) -> _Clip:
+        """Decode a clip, fetching its segment if need be."""
+        reader = self._lane_reader()
         shard_id, place = self._place(ref, self._epoch)
         turn = None if ref.lane is None else LaneTurn(ref.lane, ref.seq, partial(self._coming, ref, place))
         video: list[torch.Tensor] = []
 
         def allocate(height: int, width: int) -> NDArray[np.uint8]:
-            frames = place.spec.num_frames
-            shape = (3, frames, height, width) if self.layout == "CTHW" else (frames, 3, height, width)
-            video[:] = [torch.empty(shape, dtype=torch.uint8)]
+            video[:] = [self._empty(place, height, width)]
             array = video[0].numpy()  # numpy copies on this thread alone, torch would wake its pool for every frame
             return array.transpose((1, 2, 3, 0) if self.layout == "CTHW" else (0, 2, 3, 1))
 
@@ -245,22 +287,39 @@ class VideoDataset(OrderedDataset):
                 f"the segment of video {place.video_id!r} is evicted faster than it can be read: raise cache_limit="
             )
         self.touch_shard(shard_id)
-        sample: Sample = {
-            "video": video[0],
-            "video_id": place.video_id,
-            "start_frame": frames[0],
-            "frame_index": torch.tensor(frames),
-            "pts_seconds": torch.from_numpy(seconds),
-            "clip_id": int(ref),
-            "valid": True,
-            "is_pad": ref.is_pad,
-        }
-        if self.repeats:
-            sample["occurrence"] = ref.occurrence
-        if self.transform is None and self.sample_transform is None:
-            return sample
-        with spending(reader.counters, Spent.TRANSFORM):
-            return self._transformed(sample)
+        return _Clip(video[0], place.video_id, frames, seconds)
+
+    def _substitute(self, ref: ClipRef, error: VideoError) -> _Clip:
+        """What takes the place of a clip that doesn't decode.
+
+        Raises:
+            DamageError: there are too many of them.
+        """
+        shard_id, place = self._place(ref, self._epoch)
+        counters = self._lane_reader().counters
+        clips = self._clips_of_video(shard_id)
+        video = int(self._video_per_segment[shard_id])
+        clip = self._damage.substitute(int(ref), self._epoch, clips, video, error, lambda n: self._read(ClipRef(n)))
+        if clip is None:
+            clip = self._zeros(place)
+            counters[Count.CLIPS_DELIVERED] += 1
+        counters[Count.CLIPS_SUBSTITUTED] += 1
+        self._damage.check_share(self._counters_of_workers, self.num_clips // self.rank_world.num_ranks, error)
+        return clip
+
+    def _zeros(self, place: ClipPlace) -> _Clip:
+        video, segment = place.video, place.shard.segment
+        size = output_size(place.stream.frame_size, video.rotation, video.height, video.width)
+        timeline = place.stream.timeline(segment)
+        frames = place.frames(lambda: timeline)
+        numerator, denominator = video.time_base
+        seconds = timeline.pts[np.searchsorted(timeline.frame, frames)] * numerator / denominator
+        return _Clip(self._empty(place, *size).zero_(), place.video_id, frames, seconds)
+
+    def _empty(self, place: ClipPlace, height: int, width: int) -> torch.Tensor:
+        frames = place.spec.num_frames
+        shape = (3, frames, height, width) if self.layout == "CTHW" else (frames, 3, height, width)
+        return torch.empty(shape, dtype=torch.uint8)
 
     def _coming(self, ref: ClipRef, place: ClipPlace) -> list[int]:
         """The clips that the lane of ``ref`` reads from it on, before it goes to another run; see LaneTurn."""

@@ -164,6 +164,12 @@ class OrderedDataset(HostDataset):
             shift = stream.shift(shard.segment, self.shuffle_seed, epoch)
         return shard_id, ClipPlace(stream, shard, number, shift)
 
+    def _clips_of_video(self, shard_id: int) -> range:
+        """The clips of the video that a segment is of."""
+        first, stop = np.searchsorted(self._video_per_segment, self._video_per_segment[shard_id] + np.array([0, 1]))
+        clips = np.cumsum(self.samples_per_shard[:stop])
+        return range(int(clips[first - 1]) if first else 0, int(clips[-1]))
+
     def state_at(self, epoch: int, sample: int) -> dict[str, Any]:
         """The state from which training goes on after ``sample`` trained samples of ``epoch``, counted over all
         ranks. Plain containers only. A finished epoch is saved as the start of the next."""

@@ -148,6 +148,8 @@ class LaneReader:
             frames = place.frames(opened.timeline)
             pictures = opened.decoder.read(frames)
             _check_sizes(place, frames, pictures)
+        except DecodeError:  # the decoder knows what it can't give, and has the rest
+            raise
         except BaseException:
             self._close(place, turn)
             raise

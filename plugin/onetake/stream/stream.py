@@ -32,8 +32,8 @@ from onetake.decode.store import (
     read_index,
     read_keyframes,
     read_table_bytes,
-    safe_path,
 )
+from onetake.decode.validate import safe_path
 from onetake.stream.arguments import (
     check_stream_index,
     check_weights,
@@ -41,6 +41,7 @@ from onetake.stream.arguments import (
     no_clips,
     refuse_nested,
     refuse_other_streams,
+    warn_of_hdr,
 )
 from onetake.stream.cached_index import copy_index
 from onetake.stream.shard import VideoShard
@@ -193,6 +194,8 @@ class VideoStream(Stream):
         random = spec.jitter or spec.clips_per_video is not None
         self._video_keys = video_keys(self.name, (video.video_id for video in videos) if random else ())
         self.num_short_videos = int(np.count_nonzero(clips == 0))
+        if warn:
+            warn_of_hdr(self.index, self.videos_location)
         if self.num_short_videos and warn:
             logger.warning(
                 "%d of the %d videos in %s are shorter than a clip (%s)%s and give none",
