@@ -19,12 +19,13 @@ import numpy as np
 from tests.nal import pictures
 from tests.zoo_codecs import H264, HEVC, OTHERS
 from tests.zoo_containers import CONTAINERS, DAMAGED, TIMES
+from tests.zoo_fields import FIELDS
 from tests.zoo_make import ZooFile
 
 __all__ = ["ZOO", "Shown", "ZooFile", "facts", "reference", "sequential", "write_zoo"]
 
 
-ZOO: dict[str, ZooFile] = {**H264, **HEVC, **OTHERS, **CONTAINERS, **TIMES, **DAMAGED}
+ZOO: dict[str, ZooFile] = {**H264, **FIELDS, **HEVC, **OTHERS, **CONTAINERS, **TIMES, **DAMAGED}
 
 
 def write_zoo(folder: Path, names: Iterable[str] | None = None) -> list[Path]:

@@ -74,4 +74,4 @@ def timeline(times: Times, first_frame: int = 0) -> Timeline:
     count = len(times.pts)
     frame, pts = np.arange(count), np.array(times.pts, np.int64)
     flags = np.full(count, KEYFRAME, np.uint8)
-    return Timeline.of(PacketTable(frame, frame, pts, frame, flags), first_frame)
+    return Timeline.of(PacketTable(frame, frame, pts, frame, flags, np.zeros(len(frame), np.uint32)), first_frame)

@@ -15,17 +15,24 @@ from onetake.core.index import DISCARD, KEYFRAME, PacketTable, Video, VideoIndex
 
 law = settings(deadline=None, max_examples=100)
 
-COLUMNS = ("offset", "size", "pts", "frame", "flags")
+COLUMNS = ("offset", "size", "pts", "frame", "flags", "check")
 big = st.integers(0, 2**46)  # 64 TiB into a file
-ROW = st.tuples(big, st.integers(1, 2**31), st.integers(-(2**50), 2**50), st.integers(0, 2**31 - 1), st.integers(0, 15))
+ROW = st.tuples(
+    big,
+    st.integers(1, 2**28),
+    st.integers(-(2**50), 2**50),
+    st.integers(0, 2**31 - 1),
+    st.integers(0, 15),
+    st.integers(0, 2**24 - 1),
+)
 ROWS = st.lists(ROW, min_size=1, max_size=60, unique_by=lambda row: row[3])
 
 
 def table(rows, hidden=()):
-    columns = np.array(rows, np.int64).reshape(-1, 5).T
+    columns = np.array(rows, np.int64).reshape(-1, 6).T
     columns[3, list(hidden)] = -1
     columns[4, 0] |= KEYFRAME
-    return PacketTable(*columns[:4], columns[4].astype(np.uint8))
+    return PacketTable(*columns[:4], columns[4].astype(np.uint8), columns[5].astype(np.uint32))
 
 
 def same(one, other):
@@ -39,7 +46,10 @@ def plausible(count: int) -> PacketTable:
     frame = np.arange(count) + np.resize([0, 2, -1, -1], count)
     flags = np.where(np.arange(count) % 48 == 0, KEYFRAME, 0)
     frame[:3], flags[:3] = -1, flags[:3] | DISCARD
-    return PacketTable(5_000_000_000 + np.cumsum(size) - size, size, 512 * frame - 1024, frame, flags.astype(np.uint8))
+    check = (size * 40_503 % 2**24).astype(np.uint32)
+    return PacketTable(
+        5_000_000_000 + np.cumsum(size) - size, size, 512 * frame - 1024, frame, flags.astype(np.uint8), check
+    )
 
 
 @law
@@ -48,13 +58,13 @@ def test_a_table_comes_back_as_it_was(rows, step):
     before = table(rows, range(0, len(rows), step) if step < 9 else ())
     after = PacketTable.from_bytes(before.to_bytes(), len(rows))
     assert same(before, after)
-    assert [getattr(after, name).dtype for name in COLUMNS] == [np.int64] * 4 + [np.uint8]
+    assert [getattr(after, name).dtype for name in COLUMNS] == [np.int64] * 4 + [np.uint8, np.uint32]
     assert len(after) == len(rows)
 
 
 def test_a_table_is_small():
     count = 1500  # a minute at 25 fps
-    assert len(plausible(count).to_bytes()) <= 4 * count
+    assert len(plausible(count).to_bytes()) <= 7 * count
 
 
 def test_the_same_table_gives_the_same_bytes():
@@ -107,8 +117,8 @@ def change(**places):
 
 IMPOSSIBLE = {
     "offset": [-2, 2**60],
-    "size": [0, -1, 2**60],
-    "pts": [2**60, -(2**60)],
+    "size": [0, -1, 2**28 + 1],
+    "pts": [2**60, -(2**60), -(2**63)],
     "frame": [-2, 2**31, 5],  # the last stands twice
     "flags": [16, 255],
 }

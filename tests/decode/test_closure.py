@@ -51,6 +51,8 @@ CLIPS = {
     "stride_70": (ClipSpec(4, 70), starts),  # longer than most GOPs
     "overlapping": (ClipSpec(16, 2, 8), starts),
     "overlapping_wide": (ClipSpec(8, 9, 5), starts),
+    "overlapping_far": (ClipSpec(8, 25, 7), starts),  # clips reach over many GOPs
+    "overlapping_over_gops": (ClipSpec(4, 60, 11), starts),
     "apart": (ClipSpec(8, 2, 100), starts),
     "sparse": (ClipSpec(8, 1), sparse),
     "sparse_strided": (ClipSpec(8, 4), sparse),

@@ -187,5 +187,5 @@ SEGMENTS = [
 def test_a_segment_ends_at_the_next_keyframe(keys, seconds, starts):
     rows = np.arange(100)
     flags = np.isin(rows, keys).astype(np.uint8) * np.uint8(KEYFRAME)
-    table = PacketTable(rows * 100, np.full(100, 100), rows * 10 - 500, rows, flags)
+    table = PacketTable(rows * 100, np.full(100, 100), rows * 10 - 500, rows, flags, np.zeros(100, np.uint32))
     assert segment_rows(table, (1, 100), seconds).tolist() == starts

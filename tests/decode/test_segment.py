@@ -24,7 +24,14 @@ def index():
 def table(frames, flags=0, first=0):
     frames = np.array(frames, np.int64)
     offset = 100 * np.arange(first, first + len(frames))
-    return PacketTable(offset, np.full(len(frames), 90), 40 * frames, frames, np.full(len(frames), flags, np.uint8))
+    return PacketTable(
+        offset,
+        np.full(len(frames), 90),
+        40 * frames,
+        frames,
+        np.full(len(frames), flags, np.uint8),
+        np.zeros(len(frames), np.uint32),
+    )
 
 
 def tables(segment):

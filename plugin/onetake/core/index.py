@@ -20,6 +20,7 @@ __all__ = [
     "FORMAT_VERSION",
     "KEYFRAME",
     "LATE",
+    "MAX_PACKET",
     "MAX_SEGMENT_PACKETS",
     "PACKETS",
     "RECOVERED",
@@ -27,6 +28,7 @@ __all__ = [
     "PacketTable",
     "Video",
     "VideoIndex",
+    "packet_check",
 ]
 
 FORMAT_VERSION = 2
@@ -43,10 +45,18 @@ RECOVERED = 8
 
 _FLAGS = KEYFRAME | DISCARD | LATE | RECOVERED
 
-MAX_SEGMENT_PACKETS = 1 << 22  # that many take 150 MB of memory
+MAX_SEGMENT_PACKETS = 1 << 22  # that many take 160 MB of memory
+MAX_PACKET = 1 << 28  # bytes
+_CHECK_BYTES = 3
+_ROW_BYTES = 4 * 8 + 1 + _CHECK_BYTES
 _MAX_PLACE = 1 << 60  # of bytes, and of ticks
 
 Int64Array = NDArray[np.int64]
+
+
+def packet_check(data: bytes) -> int:
+    """What tells a packet's bytes from others, damaged ones above all: 24 bits of their CRC-32."""
+    return zlib.crc32(data) & 0xFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +69,7 @@ class PacketTable:
         pts: int64, presentation time in the stream's time base.
         frame: int64, number of the frame it holds, in presentation order; -1 if it is never shown.
         flags: uint8, KEYFRAME, DISCARD, LATE and RECOVERED.
+        check: uint32, ``packet_check`` of its bytes.
     """
 
     offset: Int64Array
@@ -66,12 +77,21 @@ class PacketTable:
     pts: Int64Array
     frame: Int64Array
     flags: NDArray[np.uint8]
+    check: NDArray[np.uint32]
 
     def __len__(self) -> int:
         return len(self.pts)
 
     def __getitem__(self, rows: slice) -> PacketTable:
-        return PacketTable(self.offset[rows], self.size[rows], self.pts[rows], self.frame[rows], self.flags[rows])
+        return PacketTable(*(getattr(self, name)[rows] for name in self.__slots__))
+
+    def end_of(self, row: int) -> int:
+        """The row behind the last packet of the picture at ``row``: further ones, such as its second field, have no
+        number of their own."""
+        row += 1
+        while row < len(self) and self.frame[row] < 0 and not self.flags[row] & DISCARD:
+            row += 1
+        return row
 
     @property
     def key_rows(self) -> Int64Array:
@@ -97,7 +117,8 @@ class PacketTable:
         gap = self.offset - np.concatenate([[0], (self.offset + self.size)[:-1]])
         columns = np.stack([gap, self.size, np.diff(self.pts, prepend=0), np.diff(self.frame, prepend=0)])
         planes = columns.astype("<i8").view(np.uint8).reshape(4, len(self), 8).transpose(0, 2, 1)
-        return zlib.compress(planes.tobytes() + self.flags.tobytes(), 9)
+        check = self.check.astype("<u4").view(np.uint8).reshape(len(self), 4)[:, :_CHECK_BYTES]
+        return zlib.compress(planes.tobytes() + self.flags.tobytes() + check.tobytes(), 9)
 
     @classmethod
     def from_bytes(cls, data: bytes, num_packets: int) -> PacketTable:
@@ -106,23 +127,26 @@ class PacketTable:
         Raises:
             IndexFileError: ``data`` is not the table of ``num_packets`` packets, or what it says can't be.
         """
-        size = min(num_packets, MAX_SEGMENT_PACKETS) * 33
+        size = min(num_packets, MAX_SEGMENT_PACKETS) * _ROW_BYTES
         try:
             inflate = zlib.decompressobj()
             raw = inflate.decompress(data, size + 1)  # a bomb stays small
         except (zlib.error, ValueError, OverflowError) as error:
             raise IndexFileError(f"packets.bin is damaged ({error}): run `onetake index` again") from None
-        if len(raw) != num_packets * 33 or not inflate.eof:  # its checksum stands at the very end
+        if len(raw) != num_packets * _ROW_BYTES or not inflate.eof:  # its checksum stands at the very end
             raise IndexFileError("packets.bin is damaged (wrong length): run `onetake index` again")
         planes = np.frombuffer(raw, np.uint8, num_packets * 32).reshape(4, 8, num_packets)
         gap, length, pts_step, frame_step = np.ascontiguousarray(planes.transpose(0, 2, 1)).view("<i8")[..., 0]
         stop = np.cumsum(gap + length)
+        check = np.zeros((num_packets, 4), np.uint8)
+        check[:, :_CHECK_BYTES] = np.frombuffer(raw, np.uint8, offset=num_packets * 33).reshape(-1, _CHECK_BYTES)
         table = cls(
             offset=stop - length,
             size=length.astype(np.int64),
             pts=np.cumsum(pts_step),
             frame=np.cumsum(frame_step),
             flags=np.frombuffer(raw, np.uint8, num_packets, num_packets * 32),
+            check=check.view("<u4")[:, 0],
         )
         if not table._is_possible():
             raise IndexFileError("packets.bin is damaged (a packet that can't be): run `onetake index` again")
@@ -134,8 +158,8 @@ class PacketTable:
             len(self)
             and self.flags[0] & KEYFRAME
             and np.all(self.flags <= _FLAGS)
-            and np.all((self.offset >= -1) & (self.offset < _MAX_PLACE) & (self.size > 0) & (self.size < _MAX_PLACE))
-            and np.all((self.frame >= -1) & (self.frame < 2**31) & (np.abs(self.pts) < _MAX_PLACE))
+            and np.all((self.offset >= -1) & (self.offset < _MAX_PLACE) & (self.size > 0) & (self.size <= MAX_PACKET))
+            and np.all((self.frame >= -1) & (self.frame < 2**31) & (self.pts > -_MAX_PLACE) & (self.pts < _MAX_PLACE))
             and len(np.unique(shown)) == len(shown)
         )
 

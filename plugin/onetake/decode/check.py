@@ -89,12 +89,12 @@ def check_video(path: Path, scan: Scan, verify: bool = False) -> Checked:
     video, table = scan.video, scan.table
     if scan.numbered and not scan.torn and not verify and len(table) <= MAX_KEYFRAME_DISTANCE * len(table.key_rows):
         starts = _some(table)
-        truth = _sample(path, video, table, scan, starts)
+        truth = _sample(path, scan, starts)
         if truth is not None:
-            found = _settle(path, video, table, scan, starts, truth, MAX_FRAMES)
+            found = _settle(path, scan, table, starts, truth, MAX_FRAMES)
             if found is not None and not found[1]:
                 return _finish(found[0], table, scan, truth)
-    truth = _decode(path, video, table, scan)
+    truth = _decode(path, scan)
     table = number_by_output(table, truth.rows)
     keys = np.array(truth.key_rows, np.int64)
     flagged = np.flatnonzero(table.flags & KEYFRAME)
@@ -102,7 +102,7 @@ def check_video(path: Path, scan: Scan, verify: bool = False) -> Checked:
         keys = np.union1d(keys, flagged)
     table = start_rows(table, keys.astype(np.int64))
     limit = len(table) if verify else MAX_FRAMES
-    found = _settle(path, video, table, scan, table.key_rows.tolist(), truth, limit)
+    found = _settle(path, scan, table, table.key_rows.tolist(), truth, limit)
     if found is None:
         raise VideoError(video.video_id, "decodes differently from one time to the next; encode it again")
     video, failing = found
@@ -141,17 +141,23 @@ def _some(table: PacketTable) -> list[int]:
 
 def _stretch(table: PacketTable, start: int, limit: int) -> tuple[list[int], PacketTable]:
     """The frames to compare from keyframe row ``start`` on, and the table from there to the last packet they need."""
-    first = int(table.frame[start]) if start else 0  # what comes before the first keyframe may never be shown
+    first = _first_right(table, start)
     following = table.key_rows[np.searchsorted(table.key_rows, start, side="right") :]
     stop = int(table.frame.max()) + 1
     if len(following) and limit >= len(table):
         stop = int(table.frame[following[0]])
     stop = min(first + limit, stop)
     rows = np.flatnonzero((table.frame >= first) & (table.frame < stop))
-    end = int(rows.max()) + 1 if len(rows) else start + 1
-    while end < len(table) and table.frame[end] < 0:  # they may belong to the frame before
-        end += 1
-    return list(range(first, stop)), table[start:end]
+    return list(range(first, stop)), table[start : table.end_of(int(rows.max()) if len(rows) else start)]
+
+
+def _first_right(table: PacketTable, start: int) -> int:
+    """The first frame to be expected from a start at row ``start``."""
+    if not start:
+        return 0  # not the first keyframe's: what is shown before that may be no part of the video
+    if table.flags[start] & LATE:
+        start += int(np.flatnonzero(table.flags[start:] & RECOVERED)[0])
+    return int(table.frame[start])
 
 
 def _digest(picture: VideoFrame) -> bytes:
@@ -179,9 +185,9 @@ def _pictures(source: ContainerSource, broken: list[int]) -> Iterator[VideoFrame
         broken.append(row)
 
 
-def _sample(path: Path, video: Video, table: PacketTable, scan: Scan, starts: list[int]) -> _Truth | None:
+def _sample(path: Path, scan: Scan, starts: list[int]) -> _Truth | None:
     """The truth of the stretches from ``starts`` on; None if it is not what the packets' times say."""
-    truth = _Truth()
+    video, table, truth = scan.video, scan.table, _Truth()
     for start in starts:
         frames, part = _stretch(table, start, MAX_FRAMES)
         source = ContainerSource(video, replace(part, offset=scan.positions[start : start + len(part)]), path)
@@ -206,13 +212,13 @@ def _sample(path: Path, video: Video, table: PacketTable, scan: Scan, starts: li
     return truth
 
 
-def _decode(path: Path, video: Video, table: PacketTable, scan: Scan) -> _Truth:
+def _decode(path: Path, scan: Scan) -> _Truth:
     """The truth of the whole video.
 
     Raises:
         VideoError: more of its packets fail to decode than not.
     """
-    truth = _Truth()
+    video, table, truth = scan.video, scan.table, _Truth()
     source = ContainerSource(video, replace(table, offset=scan.positions), path)
     try:
         for picture in _pictures(source, truth.broken):
@@ -238,27 +244,31 @@ def _decode(path: Path, video: Video, table: PacketTable, scan: Scan) -> _Truth:
 # Ways to read it.
 
 
-def _candidates(video: Video, torn: bool) -> Iterator[Video]:
+def _candidates(scan: Scan) -> Iterator[Video]:
     """The ways to read a video, the best first.
 
     What decoders put in the place of lost pictures depends on all that they decoded before, so then none is skipped.
+    Started at a keyframe of an open GOP, FFmpeg's H.264 decoder may find errors where there are none, so then they
+    are not reported.
     """
+    video = scan.video
+    reports = ("",) if scan.is_open else ("err_detect=explode", "")
     strict = ("", "strict=1") if video.codec == "h264" else ("",)
-    skipping = ("",) if video.codec not in SKIPPABLE_CODECS else (NO_SKIP,) if torn else ("", NO_SKIP)
+    skipping = ("",) if video.codec not in SKIPPABLE_CODECS else (NO_SKIP,) if scan.torn else ("", NO_SKIP)
     for kind in (PACKETS, CONTAINER) if video.kind == PACKETS else (CONTAINER,):
         for late in strict if kind == PACKETS else ("",):
             for skip in skipping:
-                for errors in ("err_detect=explode", ""):
+                for errors in reports:
                     options = ",".join(option for option in (errors, late, skip) if option)
                     yield replace(video, kind=kind, codec_options=options)
 
 
 def _settle(
-    path: Path, video: Video, table: PacketTable, scan: Scan, starts: list[int], truth: _Truth, limit: int
+    path: Path, scan: Scan, table: PacketTable, starts: list[int], truth: _Truth, limit: int
 ) -> tuple[Video, list[int]] | None:
     """The best way to read the video, and the starts from which even that fails; None if the first is among them."""
     best: tuple[Video, list[int]] | None = None
-    for candidate in _candidates(video, scan.torn):
+    for candidate in _candidates(scan):
         failing: list[int] = []
         for start in starts:
             if not _same(path, candidate, _as_kind(candidate, table, scan), start, truth, limit):
@@ -315,14 +325,19 @@ def _without(
     flags = table.flags.copy()
     flags[failing] &= ~np.uint8(KEYFRAME)
     table = replace(table, flags=flags)
+    reached = -1
     for start in failing:
+        if start <= reached:  # between a keyframe and where it recovers no other one may stand
+            continue
         row = _recovery(path, video, _as_kind(video, table, scan), start, truth)
         if row is None:
             continue
         flags = table.flags.copy()
         flags[start] |= KEYFRAME | LATE
         flags[row] |= RECOVERED
-        table = replace(table, flags=flags)
+        late = replace(table, flags=flags)
+        if _same(path, video, _as_kind(video, late, scan), start, truth, len(table)):
+            table, reached = late, row
     return table
 
 

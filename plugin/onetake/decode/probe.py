@@ -14,7 +14,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from onetake.core.errors import VideoError
-from onetake.core.index import CONTAINER, DISCARD, KEYFRAME, PACKETS, PacketTable, Video
+from onetake.core.index import CONTAINER, DISCARD, KEYFRAME, MAX_PACKET, PACKETS, PacketTable, Video, packet_check
 from onetake.decode.container import HEADER_BYTES, MAX_PIXELS, decoding_stream, open_video
 from onetake.decode.numbering import number_by_pts, start_rows
 
@@ -33,12 +33,14 @@ class Scan:
         table: its packets. Without numbers (all are -1) where the packets' times don't tell them.
         positions: int64 [n], where the demuxer says that each packet is; -1 if it doesn't.
         torn: whether the demuxer misses a part of a packet, or packets.
+        is_open: whether H.264 has keyframes that don't cut it off from what was before (others than IDR pictures).
     """
 
     video: Video
     table: PacketTable
     positions: Int64Array
     torn: bool
+    is_open: bool
 
     @property
     def numbered(self) -> bool:
@@ -107,7 +109,7 @@ def scan_video(path: Path, video_id: str, file: str, stream_index: int | None = 
             stream_index=stream.index,
             container=container.format.name,
         )
-    return Scan(video, table, positions, packets.torn)
+    return Scan(video, table, positions, packets.torn, packets.is_open)
 
 
 class _Packets:
@@ -115,12 +117,12 @@ class _Packets:
 
     def __init__(self, video_id: str, stream: VideoStream, data: mmap.mmap, streamed: bool) -> None:
         self.whole = True  # every packet stands in the file in one piece, and is decoded with the extradata at hand
-        self.torn = False
+        self.torn = self.is_open = False
         self._video_id = video_id
         self._data = data
         self._streamed = streamed
-        self._has_b_frames = stream.codec_context.has_b_frames
-        self._rows: list[tuple[int, int, int, int, int]] = []  # offset, position, size, pts, flags
+        self._codec = stream.codec_context
+        self._rows: list[tuple[int, ...]] = []  # offset, position, size, pts, flags, check
         self._dts: list[int | None] = []
         self._pts_missing = False
 
@@ -129,30 +131,35 @@ class _Packets:
         cut = packet.is_corrupt and not self._streamed and position + packet.size == len(self._data)
         if cut or position + packet.size > len(self._data):
             raise VideoError(self._video_id, f"cut off or damaged at byte {position}; copy it again")
-        offset = -1
+        offset, data = -1, bytes(packet)
+        if packet.size > MAX_PACKET:
+            raise VideoError(self._video_id, f"a packet of {packet.size} bytes is over the limit; encode it again")
         if self.whole:
-            offset = self._data.find(bytes(packet), position, position + packet.size + HEADER_BYTES)
+            offset = self._data.find(data, position, position + packet.size + HEADER_BYTES)
             changed = packet.has_sidedata("new_extradata") and bool(self._rows)
             self.whole = position >= 0 and offset >= 0 and not changed
         self.torn |= packet.is_corrupt
+        if self._codec.name == "h264" and packet.is_keyframe and not self.is_open:
+            self.is_open = not _is_idr(data, bytes(self._codec.extradata or b""))
         self._pts_missing |= packet.pts is None
         self._dts.append(packet.dts)
         flags = KEYFRAME * packet.is_keyframe | DISCARD * packet.is_discard
-        self._rows.append((offset, position, packet.size, packet.pts or 0, flags))
+        self._rows.append((offset, position, packet.size, packet.pts or 0, flags, packet_check(data)))
 
     def table(self) -> tuple[PacketTable, Int64Array]:
         """The packet table, and the packets' positions."""
         if not self._rows:
             raise VideoError(self._video_id, "holds no video packet; remove it")
-        offset, position, size, pts, flags = np.array(self._rows, np.int64).T
+        offset, position, size, pts, flags, check = np.array(self._rows, np.int64).T
         if self._pts_missing:
             pts = self._times_of_dts()
-        frame = None if self._pts_missing and self._has_b_frames else number_by_pts(pts, flags)
+        frame = None if self._pts_missing and self._codec.has_b_frames else number_by_pts(pts, flags)
         if frame is None:
             frame = np.full(len(pts), -1, np.int64)
         elif not np.any(frame >= 0):
             raise VideoError(self._video_id, "every frame is cut away by its edit list; remove it")
-        table = PacketTable(offset if self.whole else position, size, pts, frame, flags.astype(np.uint8))
+        place = offset if self.whole else position
+        table = PacketTable(place, size, pts, frame, flags.astype(np.uint8), check.astype(np.uint32))
         return (start_rows(table, table.key_rows) if np.any(frame >= 0) else table), position
 
     def _times_of_dts(self) -> Int64Array:
@@ -164,6 +171,18 @@ class _Packets:
             rows, times = np.array(known, np.int64).T
             return np.interp(np.arange(len(self._dts)), rows, times).astype(np.int64)
         return np.array(self._dts, np.int64)
+
+
+def _is_idr(data: bytes, extradata: bytes) -> bool:
+    """Whether a packet of H.264 holds an IDR picture (ITU-T H.264, NAL unit type 5)."""
+    if extradata[:1] != b"\1":  # start codes
+        return any(unit and unit[0] & 31 == 5 for unit in data.split(b"\0\0\1")[1:])
+    width, place = (extradata[4] & 3) + 1 if len(extradata) > 4 else 4, 0  # lengths (ISO/IEC 14496-15)
+    while place + width < len(data):
+        if data[place + width] & 31 == 5:
+            return True
+        place += width + int.from_bytes(data[place : place + width], "big")
+    return False
 
 
 def _check_codec(video_id: str, stream: VideoStream) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from onetake.core.errors import IndexFileError
-from onetake.core.index import DISCARD, PacketTable, VideoIndex
+from onetake.core.index import MAX_SEGMENT_PACKETS, PacketTable, VideoIndex
 
 __all__ = ["byte_range", "reached_segments", "run_table"]
 
@@ -39,7 +39,8 @@ def run_table(
     found = 0
     following = segment
     while found < stop_frame - first_frame:
-        if following == index.num_segments or index.video[following] != index.video[segment]:
+        too_many = sum(map(len, tables)) > MAX_SEGMENT_PACKETS
+        if too_many or following == index.num_segments or index.video[following] != index.video[segment]:
             name = index.segment_name(segment)
             raise IndexFileError(f"the index lacks packets of {name}: run `onetake index` again")
         table = read(following)
@@ -50,11 +51,7 @@ def run_table(
     needed = (table.frame >= first_frame) & (table.frame < stop_frame)
     if stop_pts is not None:
         needed &= table.pts <= stop_pts
-    stop = int(np.flatnonzero(needed)[-1]) + 1
-    # Further packets of the last frame, such as its second field, have no number of their own.
-    while stop < len(table) and table.frame[stop] < 0 and not table.flags[stop] & DISCARD:
-        stop += 1
-    return table[:stop]
+    return table[: table.end_of(int(np.flatnonzero(needed)[-1]))]
 
 
 def byte_range(table: PacketTable) -> tuple[int, int]:

@@ -14,13 +14,13 @@ from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 
 from onetake.core.errors import DecodeError, VideoError
-from onetake.core.index import CONTAINER, PacketTable, Video
+from onetake.core.index import CONTAINER, PacketTable, Video, packet_check
 from onetake.decode.container import HEADER_BYTES, MAX_PIXELS, decoding_stream, open_video
 
 __all__ = ["ContainerSource", "PacketSource", "TableSource", "codec_options", "open_source"]
 
 _CHANGED = "the file ends before it: it changed since it was indexed, or is cut off; run `onetake index` again"
-_MOVED = "its packet is not where it was: the file changed since it was indexed; run `onetake index` again"
+_OTHER = "its bytes are not those that were indexed: the file is damaged here, or changed; copy it again, and index it"
 
 
 class PacketSource(Protocol):
@@ -98,6 +98,8 @@ class TableSource:
             self.bytes_read += len(data)
             if len(data) != size:
                 raise DecodeError(self._video.video_id, _CHANGED, int(table.frame[row]), offset)
+            if packet_check(data) != table.check[row]:
+                raise DecodeError(self._video.video_id, _OTHER, int(table.frame[row]), offset)
             packet = Packet(size)  # Packet(data) would lack the zeros that decoders read beyond its end
             packet.update(data)
             packet.pts = row
@@ -142,7 +144,7 @@ class ContainerSource:
         self._stream.codec_context.options = codec_options(self._video)
 
     def start(self, row: int) -> tuple[VideoCodecContext, Iterator[tuple[int, Packet]]]:
-        packets = self._sought(row) if row > 0 else None
+        packets = self._sought(row) if row > 0 or self.table.frame[row] > 0 else None
         if packets is None:
             if self._started:
                 self._container.close()
@@ -156,12 +158,15 @@ class ContainerSource:
     def _sought(self, row: int) -> Iterator[Packet] | None:
         """Packets from ``row`` on, by seeking; None if the container cannot."""
         try:
-            self._container.seek(int(self.table.pts[row]), stream=self._stream, backward=True)
+            # A second before it: streams without an index seek by dts, which is below pts.
+            numerator, denominator = self._video.time_base
+            before = int(self.table.pts[row]) - denominator // numerator
+            self._container.seek(before, stream=self._stream, backward=True)
             self._started = True
             first = next(self._demux(), None)  # where did that lead?
             if first is None or first.pts is None or first.pts > self.table.pts[row]:
                 return None
-            self._container.seek(int(self.table.pts[row]), stream=self._stream, backward=True)
+            self._container.seek(before, stream=self._stream, backward=True)
             return self._from(row)
         except (av.error.FFmpegError, VideoError):
             return None
@@ -179,17 +184,17 @@ class ContainerSource:
             DecodeError: the row's packet is not among them.
         """
         table, packets = self.table, self._demux()
-        offset, size, pts = int(table.offset[row]), int(table.size[row]), int(table.pts[row])
+        offset = int(table.offset[row])
         for packet in packets:
             placed = packet.pos is not None and packet.pos >= 0 and offset >= 0
-            if packet.size == size and (0 <= offset - packet.pos <= HEADER_BYTES if placed else packet.pts == pts):
+            if self._is_row(packet, row) and (not placed or 0 <= offset - packet.pos <= HEADER_BYTES):
                 return chain([packet], packets)
         raise DecodeError(self._video.video_id, _CHANGED, int(table.frame[row]))
 
     def _packets(self, row: int, packets: Iterator[Packet]) -> Iterator[tuple[int, Packet]]:
         for packet in packets:
-            if packet.size != self.table.size[row]:
-                raise DecodeError(self._video.video_id, _MOVED, int(self.table.frame[row]))
+            if not self._is_row(packet, row):
+                raise DecodeError(self._video.video_id, _OTHER, int(self.table.frame[row]))
             self.bytes_read += packet.size
             packet.pts = row
             yield row, packet
@@ -197,6 +202,9 @@ class ContainerSource:
             if row == len(self.table):
                 return
         raise DecodeError(self._video.video_id, _CHANGED, int(self.table.frame[row]))
+
+    def _is_row(self, packet: Packet, row: int) -> bool:
+        return packet.size == self.table.size[row] and packet_check(bytes(packet)) == self.table.check[row]
 
     def close(self) -> None:
         self._container.close()
