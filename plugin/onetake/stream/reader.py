@@ -149,6 +149,7 @@ class LaneReader:
             pictures = opened.decoder.read(frames)
             _check_sizes(place, frames, pictures)
         except DecodeError:  # the decoder knows what it can't give, and has the rest
+            self._go_on(place, turn)
             raise
         except BaseException:
             self._close(place, turn)
@@ -158,12 +159,16 @@ class LaneReader:
         for number, picture in enumerate(pictures):
             target[number] = picture
         times = opened.decoder.seconds(frames)
+        self._go_on(place, turn)
+        return frames, times
+
+    def _go_on(self, place: ClipPlace, turn: LaneTurn | None) -> None:
+        """Note that a lane's clip is done; close its decoder after the last one."""
         if turn is not None:
             lane = self._lanes[turn.lane]
             lane.next_seq = turn.seq + 1
             if lane.next_seq == lane.stop_seq:
                 self._close(place, turn)
-        return frames, times
 
     def _opened_by_lane(self, place: ClipPlace, turn: LaneTurn) -> _Open:
         known = self._lanes.get(turn.lane)
