@@ -1,7 +1,7 @@
 # `make demo` and `make test` need Python 3.11 or 3.12 and make; the rest they install into .venv.
 
 SHELL := /bin/sh
-.PHONY: demo test check bench-decode
+.PHONY: demo test check bench-decode bench-order
 
 BIN := .venv/bin
 # Touched last: while it is missing, the environment is not whole and is made anew.
@@ -24,6 +24,9 @@ check: $(INSTALLED)
 # (Debian: apt-get install ffmpeg). Options: `make bench-decode BENCH='--quick'`.
 bench-decode: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks.bench_decode $(BENCH)
+
+bench-order: $(INSTALLED)
+	$(BIN)/python -m tests.benchmarks.bench_order $(BENCH)
 
 $(INSTALLED): pyproject.toml
 	@set -e; \

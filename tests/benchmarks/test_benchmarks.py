@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tests.benchmarks import bench_decode, bench_scale
+from tests.benchmarks import bench_decode, bench_order, bench_scale
 from tests.benchmarks.contenders import BASELINE, CONTENDERS, make_task
 from tests.benchmarks.media import write_video
 
@@ -61,6 +61,22 @@ def test_a_contender_that_gives_other_frames_is_found_out(small, monkeypatch, tm
     }})  # fmt: skip
     found = bench_decode.agreement(task, ["right", "late", "blank", "few"])
     assert found == {"right": True, "late": False, "blank": False, "few": False}
+
+
+def test_order(tmp_path):
+    done = CliRunner().invoke(bench_order.main, ["--quick", "--out", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "order.json").read_text())
+    assert [row["task"]["name"] for row in found["epochs"]] == [task.name for task in bench_order.TASKS]
+    assert all(0.2 < row["segments_kept"] < 0.3 for row in found["epochs"])  # a node of four
+    assert all(row["peak_mb"] >= row["peak_mb_of_the_index"] > 0 for row in found["epochs"])
+    assert {row["shuffle_by"]: row["share"] > 0.95 for row in found["mixing"]} == {"segment": True, "video": True}
+
+
+def test_what_a_perfect_shuffle_shows_is_known_exactly():
+    """Of the six pairs out of four clips, one is of one video."""
+    assert bench_order.perfect_distinct(np.array([2, 1, 1]), 2) == pytest.approx(2 - 1 / 6)
+    assert bench_order.perfect_distinct(np.array([5, 1]), 6) == pytest.approx(2)
 
 
 def test_scaling(small):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import namedtuple
 
 import pytest
 import torch
@@ -88,6 +89,95 @@ def test_what_cannot_be_split_is_named(numbered):
     assert data.split_batch(batch, 4) == [batch]
     with pytest.raises(SpecError, match="the batch's 'classes' holds 10 entries for 4 samples"):
         data.split_batch(batch, 3)
+
+
+Size = namedtuple("Size", "height width")
+
+
+def add_tuples(sample, generator):
+    """Fields that torch collates to a tuple of batches."""
+    clip = sample["clip_id"]
+    return sample | {
+        "pair": (clip, -clip),
+        "size": Size(torch.full((2,), clip), str(clip)),
+        "nested": [(f"a{clip}", [clip, 0.5])],
+        "empty": (),
+    }
+
+
+@pytest.mark.parametrize(("batch_size", "size"), [(2, 1), (3, 2), (4, 2)])
+def test_tuples_of_samples_split_by_sample(numbered, batch_size, size):
+    """As many entries in a tuple as samples in the batch must not make one of the other."""
+    arguments = COMMON | {"batch_size": batch_size, "num_canonical_lanes": batch_size}
+    data = video_data_spec(numbered, sample_transform=add_tuples, **arguments)
+    batch = next(iter(data.dataloader))
+    parts = data.split_batch(batch, size)
+    assert [data.get_num_samples_in_batch(part) for part in parts] == [size] * (batch_size // size) + (
+        [batch_size % size] if batch_size % size else []
+    )
+    for part in parts:
+        clips = part["clip_id"]
+        assert torch.equal(part["pair"][0], clips)
+        assert torch.equal(part["pair"][1], -clips)
+        assert isinstance(part["size"], Size)
+        assert torch.equal(part["size"].height, clips[:, None].expand(-1, 2))
+        assert list(part["size"].width) == [str(clip) for clip in clips.tolist()]
+        ((names, (numbers, halves)),) = part["nested"]
+        assert list(names) == [f"a{clip}" for clip in clips.tolist()]
+        assert torch.equal(numbers, clips)
+        assert halves.tolist() == [0.5] * len(clips)
+        assert len(part["empty"]) == 0
+    assert sorted(clip for part in parts for clip in part["clip_id"].tolist()) == sorted(batch["clip_id"].tolist())
+
+
+def test_lists_of_a_collate_function_hold_an_entry_per_sample(numbered):
+    """A list of as many tensors as samples, each of as many entries, is split by what the user says it is."""
+
+    def collate(samples):
+        return {"clip_id": torch.tensor([s["clip_id"] for s in samples]), "rows": [torch.arange(4) for _ in samples]}
+
+    data = video_data_spec(numbered, loader={"collate_fn": collate}, **COMMON)
+    parts = data.split_batch(next(iter(data.dataloader)), 2)
+    assert [[len(row) for row in part["rows"]] for part in parts] == [[4, 4], [4, 4]]
+
+
+REPLICATED = [
+    lambda folder: ((folder,), {"replication": 2}),
+    lambda folder: (({"local": folder, "replication": 2},), {}),
+]
+
+
+@pytest.mark.parametrize("given", REPLICATED, ids=["argument", "mapping"])
+def test_replicas_are_refused(numbered, given):
+    source, more = given(numbered)
+    with pytest.raises(SpecError, match="replication=2: Composer counts the samples of every replica.*leave it out"):
+        video_data_spec(*source, **COMMON, **more)
+    assert video_data_spec(numbered, replication=1, **COMMON).num_samples
+
+
+@pytest.mark.parametrize("kind", ["dataset", "loader"])
+def test_replicas_of_what_is_ready_are_refused(numbered, kind):
+    loader = make_loader(numbered)
+    loader.dataset.replication = 2  # as its constructor does; several ranks would have to be there for it
+    with pytest.raises(SpecError, match="replication=2"):
+        video_data_spec(loader if kind == "loader" else loader.dataset)
+
+
+AGAINST = [("shuffle", True), ("num_canonical_lanes", 8), ("sampling_method", "balanced")]
+
+
+@pytest.mark.parametrize(("name", "value"), AGAINST)
+def test_what_evaluation_sets_by_itself_is_not_overridden_in_silence(numbered, name, value):
+    rest = DATASET | {"num_canonical_lanes": None}
+    with pytest.raises(SpecError, match=f"training=False, {name}={value!r}.*leave it out"):
+        video_data_spec(numbered, training=False, **rest | {name: value})
+    said = video_data_spec({"local": numbered, name: value}, training=False, **rest).dataloader.dataset
+    lanes = said.lanes[0] * said.lanes[1]
+    assert {"shuffle": said.shuffle, "sampling_method": said.sampling_method, "num_canonical_lanes": lanes}[
+        name
+    ] == value
+    agreeing = video_data_spec(numbered, training=False, shuffle=False, sampling_method="fixed", **rest)
+    assert agreeing.dataloader.dataset.shuffle is False
 
 
 def test_counts_without_clip_ids(numbered):

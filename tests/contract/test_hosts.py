@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import os
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import streaming
 import torch
 from streaming.base import dataset as streaming_dataset
 from streaming.base.shared import prefix
+from streaming.base.spanner import Spanner
 
 from onetake.lightning import compat as lightning_compat
-from onetake.stream.compat import HostDataset, HostLoader, _DeepIterator
+from onetake.stream.compat import HostDataset, HostLoader, _DeepIterator, _Spanner
+from onetake.stream.ordered import OrderedDataset
 from onetake.stream.shard import VideoShard
 from onetake.stream.stream import VideoStream
 from tests.helpers import make_loader
@@ -50,6 +54,66 @@ def test_every_override_is_called_by_the_host(numbered, tmp_path, monkeypatch, o
     for _ in loader:
         pass
     assert {"streaming", "concurrent", "torch"} & set(called), set(called)  # threads start in concurrent.futures
+
+
+PER_SAMPLE = [
+    # what makes arrays of all samples, or of an epoch's
+    (Spanner, "__init__"),
+    (streaming_dataset, "generate_work"),
+    (streaming.StreamingDataset, "resample_streams"),
+    (streaming.StreamingDataset, "_share_work"),
+    (streaming.StreamingDataset, "_attach_work"),
+]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_host_makes_no_array_of_all_samples(numbered, monkeypatch, workers):
+    def refuse(*_, **__):
+        raise AssertionError("an array as long as the dataset was made")
+
+    stock = streaming_dataset.Spanner
+    for owner, name in PER_SAMPLE:
+        monkeypatch.setattr(owner, name, refuse)
+    loader = make_loader(numbered, workers)
+    shown = [clip for batch in loader for clip in batch["clip_id"].tolist()]
+    assert sorted(set(shown)) == list(range(loader.dataset.num_clips))
+    assert type(loader.dataset.spanner) is _Spanner
+    assert streaming_dataset.Spanner is stock  # other datasets keep theirs
+
+
+def test_workers_are_forked_with_the_order_of_their_rank(numbered, monkeypatch):
+    """Else each of them would draw and shuffle the whole epoch."""
+    make, here = OrderedDataset._make_order, os.getpid()
+
+    def only_here(*arguments):
+        assert os.getpid() == here
+        return make(*arguments)
+
+    monkeypatch.setattr(OrderedDataset, "_make_order", only_here)
+    loader = make_loader(numbered, 2)
+    for _ in range(2):
+        assert sum(len(batch["clip_id"]) for batch in loader) >= loader.dataset.num_clips
+
+
+def test_the_host_makes_its_spanner_where_ours_takes_its_place():
+    assert inspect.getsource(streaming.StreamingDataset.__init__).count("self.spanner = Spanner(") == 1
+    for user in ("_prepare_thread", "_ready_thread"):
+        assert "shard_id, _ = self.spanner[sample_id]" in inspect.getsource(getattr(streaming.StreamingDataset, user))
+
+
+@pytest.mark.parametrize("sizes", [[3], [3, 1, 4, 1, 5], [0, 2, 0, 0, 3, 0], [1200, 900, 3000]])
+def test_our_spanner_tells_what_the_hosts_does(sizes):
+    ours, hosts = _Spanner(np.array(sizes)), Spanner(np.array(sizes))
+    assert [ours[i] for i in range(sum(sizes))] == [hosts[i] for i in range(sum(sizes))]
+    for index in (-1, sum(sizes)):
+        for spanner in (ours, hosts):
+            with pytest.raises(IndexError, match=str(index)):
+                spanner[index]
+
+
+def test_our_spanner_takes_as_much_as_there_are_shards():
+    spanner = _Spanner(np.full(1000, 10**12))
+    assert spanner[10**15 - 1] == (999, 10**12 - 1)
 
 
 @pytest.mark.parametrize("name", ["_reset", "_try_put_index"])

@@ -20,6 +20,10 @@ COMMANDS = {
         "onetake.cli.checkpoint:checkpoint_command",
         "Say where a checkpoint stands: epoch, sample, open videos.",
     ),
+    "simulate": (
+        "onetake.cli.simulate:simulate_command",
+        "Foretell what epochs cost and mix, from the index alone.",
+    ),
 }
 
 

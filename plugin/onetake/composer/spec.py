@@ -18,6 +18,8 @@ from onetake.stream.opening import Source, open_dataset
 
 __all__ = ["video_data_spec"]
 
+_COLLATED = (Tensor, np.ndarray, Mapping, list, tuple)  # what a batch of a tuple's entries may be
+
 
 def video_data_spec(
     source: Source | VideoDataset | VideoLoader | None = None,
@@ -42,12 +44,15 @@ def video_data_spec(
     the forward pass of a microbatch see the uint8 video. A batch counts all its samples, also those with ``is_pad``: a
     rank's share of an epoch's last batch may hold no others, and Composer divides by the count.
 
+    Not with ``replication``: Composer counts the samples of all replicas.
+
     Args:
         source: the videos: a folder (read in place), a VideoStream, several, or a mapping of VideoDataset arguments,
             which come before ``dataset``; or a ready VideoDataset; or a ready VideoLoader.
         batch_size: samples per batch and device. None: 8.
         num_workers: decoding processes per device. None: 0.
-        training: otherwise unshuffled, the same in every pass, and in lanes that suit the batch size. For a
+        training: otherwise unshuffled, the same in every pass, and in lanes that suit the batch size, whatever
+            ``dataset`` says: what it says against that is refused, but for a mapping in ``source``. For a
             ready dataset or loader it only says whether transforms draw anew in every epoch.
         device_transform: a torchvision v2 module, or any callable, run on the device with the uint8 video of a
             sample ([T, C, H, W]), with the sample's own seed. None: conversion to float32 in 0..1.
@@ -58,7 +63,8 @@ def video_data_spec(
         **dataset: further arguments of VideoDataset, such as ``clips`` and ``frame_size``.
 
     Raises:
-        SpecError: no videos, an argument is out of range, or one that the ready dataset or loader says.
+        SpecError: no videos, an argument is out of range or does not go with Composer, or is one that the ready
+            dataset or loader says.
         SourceError, IndexFileError: the videos or their index are not there, or not as they were.
         ValueError: a ready loader with ``persistent_workers=True`` that was already iterated (Composer's rule).
     """
@@ -79,7 +85,8 @@ def video_data_spec(
         total = count(batch)
         if microbatch_size >= total:
             return [batch]
-        return [_part(batch, range(total)[at : at + microbatch_size], total) for at in range(0, total, microbatch_size)]
+        parts = (range(total)[at : at + microbatch_size] for at in range(0, total, microbatch_size))
+        return [_part(batch, part, total, videos.collates_by_default) for part in parts]
 
     return DataSpec(
         videos,
@@ -98,6 +105,7 @@ def _loader(
     loader: Mapping[str, Any] | None,
     dataset: Mapping[str, Any],
 ) -> VideoLoader:
+    _refuse_replicas(source, dataset)
     given = {"batch_size": batch_size, "num_workers": num_workers, "loader": loader, **dataset}
     if isinstance(source, VideoLoader):
         _refuse(given, source)
@@ -106,6 +114,8 @@ def _loader(
     if isinstance(source, VideoDataset):
         _refuse({name: value for name, value in given.items() if name not in ("num_workers", "loader")}, source)
     else:
+        if not training:
+            _refuse_order(dataset)
         source = open_dataset(
             source,
             batch_size=8 if batch_size is None else batch_size,
@@ -124,6 +134,33 @@ def _refuse(given: Mapping[str, Any], source: VideoDataset | VideoLoader) -> Non
             raise SpecError(f"video_data_spec({name}={value!r}): leave it out, or give it to the {kind} in source=")
 
 
+def _refuse_replicas(source: Any, dataset: Mapping[str, Any]) -> None:
+    if isinstance(source, VideoLoader | VideoDataset):
+        replication = (source.dataset if isinstance(source, VideoLoader) else source).replication
+    else:
+        replication = {**dataset, **(source if isinstance(source, Mapping) else {})}.get("replication")
+    if replication not in (None, 1):
+        raise SpecError(
+            f"replication={replication!r}: Composer counts the samples of every replica, so that its positions and "
+            "those of the videos would part; leave it out"
+        )
+
+
+_EVALUATION = {"shuffle": False, "sampling_method": "fixed", "num_canonical_lanes": None}
+
+
+def _refuse_order(dataset: Mapping[str, Any]) -> None:
+    """Evaluation sets these by itself; a mapping in ``source`` may say otherwise."""
+    for name, value in _EVALUATION.items():
+        given = dataset.get(name)
+        if given is not None and given != value:
+            raise SpecError(
+                f"video_data_spec(training=False, {name}={given!r}): what is not trained on is read unshuffled, the "
+                "same in every pass, and in lanes that suit the batch size: leave it out, or say it in a mapping as "
+                "source="
+            )
+
+
 def _length(value: Any) -> int | None:
     """Entries of what holds one per sample; None for numbers, text and the like, which stand for the whole batch."""
     if isinstance(value, Tensor | np.ndarray):
@@ -138,19 +175,24 @@ def _count(batch: Mapping[str, Any]) -> int | None:
     return next((length for length in lengths if length is not None), None)
 
 
-def _part(batch: Mapping[str, Any], samples: range, total: int) -> dict[str, Any]:
-    part = {}
-    for name, value in batch.items():
-        length = _length(value)
-        if isinstance(value, Mapping):
-            part[name] = _part(value, samples, total)
-        elif length is None:
-            part[name] = value
-        elif length == total:
-            part[name] = value[samples.start : samples.stop]
-        else:
-            raise SpecError(
-                f"the batch's {name!r} holds {length} entries for {total} samples, and can't be split into "
-                "microbatches: have collate_fn= give one entry per sample, or leave out device_train_microbatch_size="
-            )
-    return part
+def _part(batch: Mapping[str, Any], samples: range, total: int, by_default: bool) -> dict[str, Any]:
+    """Some samples of a batch; ``by_default``: collated by torch's default."""
+    return {name: _part_of(value, samples, total, by_default, name) for name, value in batch.items()}
+
+
+def _part_of(value: Any, samples: range, total: int, by_default: bool, name: str) -> Any:
+    if isinstance(value, Mapping):
+        return _part(value, samples, total, by_default)
+    # torch's default makes of the samples' tuples a tuple of batches.
+    if by_default and isinstance(value, list | tuple) and all(isinstance(entry, _COLLATED) for entry in value):
+        parts = [_part_of(entry, samples, total, by_default, name) for entry in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    length = _length(value)
+    if length is None:
+        return value
+    if length == total:
+        return value[samples.start : samples.stop]
+    raise SpecError(
+        f"the batch's {name!r} holds {length} entries for {total} samples, and can't be split into "
+        "microbatches: have collate_fn= give one entry per sample, or leave out device_train_microbatch_size="
+    )

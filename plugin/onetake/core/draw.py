@@ -31,6 +31,7 @@ UInt64Array = NDArray[np.uint64]
 SHUFFLE_GROUPS = ("segment", "video", "shard")
 _MASK = 0xFFFFFFFFFFFFFFFF
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
+_AT_ONCE = 1 << 18  # numbers that are drawn at a time: what lies between them and the result stays small
 
 
 def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -49,14 +50,19 @@ def _epoch_key(seed: int, epoch: int) -> UInt64Array:
 
 
 def _draws(count: int, seed: int, epoch: int) -> UInt64Array:
-    """Random numbers of 64 bits, a pure function of the arguments."""
+    """Random numbers of 64 bits, a pure function of the arguments. No two are the same: they are a bijection's."""
+    draws = np.empty(count, np.uint64)
     with np.errstate(over="ignore"):
-        return _mix(_epoch_key(seed, epoch) + np.arange(1, count + 1, dtype=np.uint64) * _GAMMA)
+        key = _epoch_key(seed, epoch)
+        for start in range(0, count, _AT_ONCE):
+            part = draws[start : start + _AT_ONCE]
+            part[:] = _mix(key + np.arange(start + 1, start + len(part) + 1, dtype=np.uint64) * _GAMMA)
+    return draws
 
 
 def _permutation(draws: NDArray[np.uint64]) -> Int64Array:
-    """The permutation that sorts ``draws``."""
-    return np.argsort(draws, kind="stable").astype(np.int64)
+    """The permutation that sorts ``draws``, which differ from each other."""
+    return np.argsort(draws).astype(np.int64, copy=False)
 
 
 # What is drawn of each video.
@@ -173,42 +179,54 @@ def draw_runs(
         seed: the shuffle seed.
         epoch: the epoch, from 0: the remainder is another in each.
     """
-    first_clip = np.cumsum(clips_per_segment) - clips_per_segment
     filled = np.flatnonzero(clips_per_segment)
     stops = np.searchsorted(filled, np.cumsum([0, *segments_per_stream])).tolist()
-    segments: list[Int64Array] = []
-    skipped: list[Int64Array] = []
-    counts: list[Int64Array] = []
-    occurrences: list[Int64Array] = []
-
-    def add(segment: Int64Array, skip: Int64Array, count: Int64Array, occurrence: int) -> None:
-        segments.append(segment)
-        skipped.append(skip)
-        counts.append(count)
-        occurrences.append(np.full(len(segment), occurrence, np.int64))
-
+    taken: list[Int64Array] = []  # segments, pass after pass
+    occurrences: list[int] = []
+    parts: list[tuple[int, int, int, int]] = []  # where a pass starts, and its segment in part: see _remainder
     for stream, (start, stop, wanted) in enumerate(zip(stops[:-1], stops[1:], choose, strict=True)):
         own = filled[start:stop]
-        sizes = clips_per_segment[own]
-        passes, left = divmod(wanted, max(int(sizes.sum()), 1))
-        for occurrence in range(passes):
-            add(own, np.zeros_like(own), sizes, occurrence)
+        passes, left = divmod(wanted, max(int(clips_per_segment[own].sum()), 1))
+        taken += [own] * passes
+        occurrences += range(passes)
         if left:
-            draws = _draws(len(own) + 1, _stream_seed(seed, stream), epoch)
-            picked = _permutation(draws[:-1])
-            reach = np.cumsum(sizes[picked])
-            whole = int(np.searchsorted(reach, left, side="right"))
-            left -= int(reach[whole - 1]) if whole else 0
-            skip, count = np.zeros_like(own), sizes.copy()
-            if left:
-                part = picked[whole]
-                skip[part], count[part] = int(draws[-1]) % (int(sizes[part]) - left + 1), left
-            taken = np.sort(picked[: whole + bool(left)])
-            add(own[taken], skip[taken], count[taken], passes)
-    empty = np.zeros(0, np.int64)
-    segment, skip = np.concatenate([empty, *segments]), np.concatenate([empty, *skipped])
-    count, occurrence = np.concatenate([empty, *counts]), np.concatenate([empty, *occurrences])
-    return Runs(segment, first_clip[segment] + skip, count, occurrence)
+            chosen, part = _remainder(own, clips_per_segment[own], left, _stream_seed(seed, stream), epoch)
+            taken.append(chosen)
+            occurrences.append(passes)
+            parts.append((sum(map(len, taken)) - len(chosen), *part))
+    segment = taken[0] if len(taken) == 1 else np.concatenate([np.zeros(0, np.int64), *taken])
+    lengths = [len(segments) for segments in taken]
+    del taken, filled
+    occurrence = np.broadcast_to(np.int64(0), len(segment))  # takes no memory
+    if any(occurrences):
+        occurrence = np.repeat(np.array(occurrences, np.int64), lengths)
+    first_clip = (np.cumsum(clips_per_segment) - clips_per_segment)[segment]
+    num_clips = clips_per_segment[segment]
+    for start, place, skip, count in parts:
+        first_clip[start + place] += skip
+        num_clips[start + place] = count
+    return Runs(segment, first_clip, num_clips, occurrence)
+
+
+def _remainder(
+    segments: Int64Array, sizes: Int64Array, left: int, seed: int, epoch: int
+) -> tuple[Int64Array, tuple[int, int, int]]:
+    """Whole segments picked at random, and one in part, that make up ``left`` clips, which is fewer than all.
+
+    Returns:
+        The segments, rising; of the one in part (or of any), its place among them, the clips left out at its start, and
+        the clips taken.
+    """
+    draws = _draws(len(segments) + 1, seed, epoch)
+    picked = _permutation(draws[:-1])
+    reach = np.cumsum(sizes[picked])
+    last = int(np.searchsorted(reach, left))  # the pick that fills the epoch, wholly or in part
+    size = int(sizes[picked[last]])
+    count = left - int(reach[last]) + size
+    skip = int(draws[-1]) % (size - count + 1)
+    chosen = np.sort(picked[: last + 1])
+    place = int(np.searchsorted(chosen, picked[last]))
+    return segments[chosen], (place, skip, count)
 
 
 def _stream_seed(seed: int, stream: int) -> int:
@@ -241,9 +259,14 @@ def run_order(videos: Int64Array, shuffle: bool, shuffle_by: str, seed: int, epo
         return np.arange(count, dtype=np.int64)
     if shuffle_by != "video":
         return _permutation(_draws(count, seed, epoch))
-    starts = np.flatnonzero(np.diff(videos, prepend=-1))
+    is_first = np.ones(count, np.bool_)
+    np.not_equal(videos[1:], videos[:-1], out=is_first[1:])
+    starts = np.flatnonzero(is_first)
+    del is_first
     lengths = np.diff(starts, append=count)
     picked = _permutation(_draws(len(starts), seed, epoch))
     lengths = lengths[picked]
     first_out = np.cumsum(lengths) - lengths
-    return np.repeat(starts[picked] - first_out, lengths) + np.arange(count, dtype=np.int64)
+    order: Int64Array = np.repeat(starts[picked] - first_out, lengths)
+    order += np.arange(count, dtype=np.int64)
+    return order

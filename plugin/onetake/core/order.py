@@ -20,15 +20,20 @@ r-th of R equal parts of it; worker w of W gets every W-th batch. With slots = 4
     2 ranks                | rank 0: slots 0 and 1               | rank 1: slots 2 and 3
     2 workers              worker 0: batches 0 2 4 (phase 0), worker 1: batches 1 3 (phase 1)
 
-So if B * W divides L, every lane stays on one worker of one rank, which reads it front to back. Lanes whose turn
-comes early in a step are the ones that are a clip longer where L does not divide N: the rule above then holds to
-the last sample.
+So if B * W divides L, every lane stays on one worker of one rank, which reads it front to back: ``nearest_lanes`` names
+such L, ``share_that_stays`` says how much of that is left where it does not. Lanes whose turn comes early in a step are
+the ones that are a clip longer where L does not divide N: the rule above then holds to the last sample.
+
+Where B is B0, a rank's lanes are neighbours, so that a node reads one stretch of ``seq``, and shares a segment with
+another node only where its stretch begins or ends. A process keeps the runs of the lanes that it reads
+(``lanes_read``), and no more of the epoch than that.
 """
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
-from math import gcd
+from math import gcd, lcm
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +47,10 @@ __all__ = [
     "EpochOrder",
     "Lanes",
     "default_lanes",
+    "lanes_read",
+    "nearest_lanes",
     "num_batches",
+    "share_that_stays",
     "worker_batches",
 ]
 
@@ -51,6 +59,7 @@ BoolArray = NDArray[np.bool_]
 
 MAX_PHASES = 8
 MAX_LEAD_IN = 0.02
+_SAMPLES_AT_ONCE = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +103,21 @@ class Lanes:
         """int64 [L + 1]: where in ``seq`` each lane starts; the last entry is N."""
         return np.concatenate([[0], np.cumsum(self.clips_read(self.num_clips))]).astype(np.int64)
 
+    def places(self, samples: Int64Array, starts: Int64Array, batch_size: int) -> Int64Array:
+        """Where samples stand in their batches, which begin at samples ``starts`` and are sorted by lane."""
+        lane, _ = self.locate(samples)
+        before = self._on_lanes_below(lane, starts + batch_size) - self._on_lanes_below(lane, starts)
+        return before + (samples - starts) // self.count
+
+    def _on_lanes_below(self, lane: Int64Array, stop: Int64Array) -> Int64Array:
+        """How many of the samples before number ``stop`` are on a lane below ``lane``."""
+        slot, phase = np.divmod(lane, self.phases)
+        steps, turns = np.divmod(stop, self.count)
+        rows, rest = np.divmod(turns, self.slots)
+        below: Int64Array = steps * lane + rows * slot
+        below += np.minimum(rows, phase) + np.minimum(rest, slot + (rows < phase))
+        return below
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -121,29 +145,85 @@ class Batch:
 
 
 class EpochOrder:
-    """One epoch's samples, in canonical order.
+    """One epoch's samples, in canonical order; or those of some of its lanes.
 
     Args:
-        runs: what the epoch reads, in the order of ``seq`` (see ``core.draw``).
+        runs: what the epoch reads (see ``core.draw``).
         slots: B0.
         phases: P.
         ids: the clips that the runs' ordinals stand for; None: an ordinal is a clip's ID.
+        order: int64 [R], the order of ``seq``; None: as the runs stand.
+        kept: bool [L], the lanes to keep, the only ones that may be asked for; None: all.
     """
 
-    def __init__(self, runs: Runs, slots: int, phases: int, ids: ClipIds | None = None) -> None:
-        self._seq_stop = np.cumsum(runs.num_clips)
-        self._id_shift = runs.first_clip - (self._seq_stop - runs.num_clips)
-        self._occurrence = runs.occurrence
+    def __init__(
+        self,
+        runs: Runs,
+        slots: int,
+        phases: int,
+        ids: ClipIds | None = None,
+        order: Int64Array | None = None,
+        kept: BoolArray | None = None,
+    ) -> None:
+        seq_stop = np.cumsum(runs.num_clips if order is None else runs.num_clips[order])
         self._ids = ids
-        self.lanes = Lanes(int(self._seq_stop[-1]) if len(runs) else 0, slots, phases)
+        self.lanes = Lanes(int(seq_stop[-1]) if len(runs) else 0, slots, phases)
         self._starts = self.lanes.starts()
+        self._kept = np.ones(self.lanes.count, np.bool_) if kept is None else kept
+        if kept is not None:
+            numbers = self._runs_of(kept, seq_stop)
+            seq_stop, order = seq_stop[numbers], numbers if order is None else order[numbers]
+        own = runs if order is None else runs.take(order)
+        self._seq_stop = seq_stop
+        self._seq_start = seq_stop - own.num_clips
+        self._id_shift = own.first_clip - self._seq_start
+        self._occurrence = own.occurrence
+
+    def of(self, kept: BoolArray) -> EpochOrder:
+        """The same epoch, with the runs of some of its lanes alone, out of those that are kept here."""
+        assert self.keeps(kept), "a lane that was not kept"
+        if kept[self._kept].all():
+            return self
+        part = copy(self)
+        numbers = self._runs_of(kept, self._seq_stop)
+        part._seq_stop, part._seq_start = self._seq_stop[numbers], self._seq_start[numbers]
+        part._id_shift, part._occurrence = self._id_shift[numbers], self._occurrence[numbers]
+        part._kept = kept
+        return part
+
+    def keeps(self, lanes: BoolArray) -> bool:
+        """Whether all of these lanes are kept: bool [L]."""
+        return bool(self._kept[lanes].all())
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every lane is kept."""
+        return bool(self._kept.all())
+
+    def _runs_of(self, kept: BoolArray, seq_stop: Int64Array) -> Int64Array:
+        """The numbers of the runs that lanes read, of those that end at ``seq_stop``: rising."""
+        lanes = np.flatnonzero(kept & (np.diff(self._starts) > 0))
+        first = np.searchsorted(seq_stop, self._starts[lanes], side="right")
+        last = np.searchsorted(seq_stop, self._starts[lanes + 1] - 1, side="right")
+        first[1:] = np.maximum(first[1:], last[:-1] + 1)  # the run that the lane before has begun
+        counts = np.maximum(last + 1 - first, 0)
+        before = np.cumsum(counts) - counts
+        return np.repeat(first - before, counts) + np.arange(int(counts.sum()), dtype=np.int64)
+
+    @property
+    def num_runs(self) -> int:
+        """How many runs are kept."""
+        return len(self._seq_stop)
 
     def __len__(self) -> int:
         return self.lanes.num_clips
 
     def _run(self, seq: Int64Array) -> Int64Array:
         """The run that each place of the sequence is in."""
-        return np.searchsorted(self._seq_stop, seq, side="right").astype(np.int64)
+        run = np.searchsorted(self._seq_stop, seq, side="right").astype(np.int64, copy=False)
+        kept = bool((run < self.num_runs).all()) and bool((self._seq_start[run] <= seq).all())
+        assert kept, "a lane that was not kept"
+        return run
 
     def clip_ids(self, seq: Int64Array) -> Int64Array:
         """The clips at places ``seq`` of the sequence."""
@@ -155,8 +235,8 @@ class EpochOrder:
         stop = min(self._seq_stop[self._run(np.array([seq]))[0]], self._starts[lane + 1])
         return self.clip_ids(np.arange(seq, stop, dtype=np.int64))
 
-    def samples(self, start: int, stop: int) -> Batch:
-        """Samples ``start`` to ``stop`` of the epoch, sorted by lane: a global batch.
+    def samples(self, start: int, stop: int, rank: int = 0, num_ranks: int = 1) -> Batch:
+        """Samples ``start`` to ``stop`` of the epoch, sorted by lane: a global batch, or a rank's equal part of one.
 
         Samples at or past N repeat the last clip of the lane whose turn it would be.
         """
@@ -167,7 +247,8 @@ class EpochOrder:
         repeated = samples - turns_back * count
         samples = np.where(is_pad, np.where(repeated >= 0, repeated, samples % max(total, 1)), samples)
         lane, position = self.lanes.locate(samples)
-        by_lane = np.lexsort((is_pad, position, lane))
+        size = len(samples) // num_ranks
+        by_lane = np.lexsort((is_pad, position, lane))[rank * size : (rank + 1) * size]
         lane, position = lane[by_lane], position[by_lane]
         seq = self._starts[lane] + position
         return Batch(self.clip_ids(seq), lane, seq, self._occurrence[self._run(seq)], is_pad[by_lane])
@@ -190,6 +271,76 @@ def num_batches(num_samples: int, batch_size: int, drop_last: bool) -> int:
 def worker_batches(total: int, worker: int, num_workers: int) -> range:
     """The batches, out of ``total``, that a worker gets."""
     return range(worker, total, max(num_workers, 1))
+
+
+def lanes_read(
+    lanes: Lanes, first_sample: int, batch_size: int, rank: int, num_ranks: int, worker: int, num_workers: int
+) -> BoolArray:
+    """The lanes that a worker reads, of a rank, from ``first_sample`` on, with global batches of ``batch_size``.
+
+    Returns:
+        bool [L], False for lanes of which it surely reads nothing. Exact where the epoch is long, and lanes and batches
+        meet again soon, as they do where B * W divides L.
+    """
+    kept = np.zeros(lanes.count, np.bool_)
+    size, num_workers = batch_size // num_ranks, max(num_workers, 1)
+    period = lanes.count // gcd(lanes.count, batch_size * num_workers)
+    if lanes.num_clips < lanes.count:  # a repeat may be of any lane
+        kept[:] = True
+    elif period * batch_size <= _SAMPLES_AT_ONCE:
+        numbers = worker + num_workers * np.arange(period, dtype=np.int64)
+        starts = np.repeat(first_sample + batch_size * numbers, batch_size)
+        samples = starts + np.tile(np.arange(batch_size, dtype=np.int64), period)
+        mine = lanes.places(samples, starts, batch_size) // size == rank
+        kept[lanes.locate(samples[mine])[0]] = True
+    else:
+        # A batch has ``rounds`` samples of each slot, and one more of ``more`` of them. So many come before a slot's:
+        rounds, more = divmod(batch_size, lanes.slots)
+        slots = np.arange(lanes.slots, dtype=np.int64)
+        fewest = rounds * slots + np.maximum(more - (lanes.slots - slots), 0)
+        most = rounds * slots + np.minimum(more, slots)
+        mine = (fewest < (rank + 1) * size) & (most + rounds + (more > 0) > rank * size)
+        kept[:] = np.repeat(mine, lanes.phases)
+    return kept
+
+
+def share_that_stays(lanes: Lanes, batch_size: int, num_workers: int, num_ranks: int = 1) -> float:
+    """Of the clips of an epoch that are not the first of their lane, the share that is read by the same worker, of the
+    same rank, as the clip before it in its lane. 1 where ``batch_size`` (global) times workers divides the lanes."""
+    count, num_workers = lanes.count, max(num_workers, 1)
+    steps = lanes.num_clips - count
+    if steps <= 0 or count % (batch_size * num_workers) == 0:
+        return 1.0
+
+    def owners(samples: Int64Array) -> tuple[Int64Array, Int64Array]:
+        batch = samples // batch_size
+        place = lanes.places(samples, batch * batch_size, batch_size)
+        return batch % num_workers, place // (batch_size // num_ranks)
+
+    def staying(stop: int) -> int:
+        """How many of the first ``stop`` steps stay."""
+        total = 0
+        for start in range(0, stop, _SAMPLES_AT_ONCE):
+            samples = np.arange(count + start, count + min(start + _SAMPLES_AT_ONCE, stop), dtype=np.int64)
+            (worker, rank), (worker_before, rank_before) = owners(samples), owners(samples - count)
+            total += int(np.count_nonzero((worker == worker_before) & (rank == rank_before)))
+        return total
+
+    period = lcm(batch_size * num_workers, count if num_ranks > 1 else 1)
+    periods, rest = divmod(steps, period)
+    return ((periods * staying(period) if periods else 0) + staying(rest)) / steps
+
+
+def nearest_lanes(slots: int, phases: int, batch_size: int, num_workers: int) -> tuple[int, ...]:
+    """The lane counts next to slots * phases that ``batch_size`` (global) times workers divides, the nearest first."""
+    count, stride = slots * phases, batch_size * max(num_workers, 1)
+    below = count // stride * stride
+    if below == count:
+        return (count,)
+    above = below + stride
+    if not below:
+        return (above,)
+    return (below, above) if count - below <= above - count else (above, below)
 
 
 def default_lanes(batch_size: int, num_lanes: int | None, lead_in: float, num_frames: int) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from inspect import signature
 
 import numpy as np
@@ -20,10 +20,11 @@ __all__ = [
     "check_cache_limit",
     "check_choice",
     "check_count",
+    "check_full_batch",
+    "check_host_arguments",
     "check_open_segments",
     "choose_lanes",
     "refuse_replaced",
-    "refuse_unknown",
     "weigh_streams",
 ]
 
@@ -33,9 +34,16 @@ _REPLACED = {
     "shuffle_block_size": "whole segments are shuffled, so that none is decoded twice: use shuffle_by=",
     "partition_algo": "lanes partition the epoch: use num_canonical_lanes=",
     "sampling_granularity": "clips are drawn by whole segments",
-    "batching_method": "batches take clips from all lanes, whatever their stream",
 }
 
+_BATCHING = {
+    "per_stream": "a lane crosses streams, and a global batch takes the next clips of all lanes; use a VideoDataset "
+    "for each stream, or one frame_size= and num_frames for all",
+    "stratified": "a global batch takes the next clips of all lanes, which hold the streams in proportion on average "
+    "over an epoch alone; use proportion= for that",
+    "device_per_stream": "lanes are dealt to ranks by their place, so that any number of ranks reads the same batches; "
+    "use a VideoDataset for each stream, or one frame_size= and num_frames for all",
+}
 
 _NOTHING = "an epoch takes no clip of any stream: raise proportion=, repeat=, choose= or epoch_size="
 
@@ -47,8 +55,24 @@ def refuse_replaced(arguments: Iterable[str]) -> None:
             raise SpecError(f"{name}= does not apply to VideoDataset: {_REPLACED[name]}")
 
 
-def refuse_unknown(arguments: Iterable[str], dataset: type[StreamingDataset]) -> None:
-    """Raise SpecError for an argument that neither ``dataset`` nor StreamingDataset has, with the nearest that is."""
+def check_host_arguments(arguments: Mapping[str, object], dataset: type[StreamingDataset]) -> None:
+    """Raise SpecError for arguments of StreamingDataset that ``dataset`` can't take, or that neither of them has."""
+    refuse_replaced(arguments)
+    _refuse_unknown(arguments, dataset)
+    _check_batching_method(arguments.get("batching_method", "random"))
+
+
+def _check_batching_method(method: object) -> None:
+    """ "random" is the one way in which lanes make batches."""
+    if method == "random":
+        return
+    reason = _BATCHING.get(method) if isinstance(method, str) else None
+    if reason is None:
+        raise SpecError(f"batching_method={method!r}: must be 'random'")
+    raise SpecError(f"batching_method={method!r} does not apply to VideoDataset: {reason}")
+
+
+def _refuse_unknown(arguments: Iterable[str], dataset: type[StreamingDataset]) -> None:
     host = signature(StreamingDataset).parameters
     for name in arguments:
         if name not in host:
@@ -104,6 +128,14 @@ def weigh_streams(streams: Sequence[VideoStream], epoch_size: int | str | None, 
         stream.forget_weights()
     if size == 0 or not any(stream.num_chosen for stream in streams):
         raise SpecError(_NOTHING)
+
+
+def check_full_batch(streams: Sequence[VideoStream], global_batch: int) -> None:
+    """Raise SpecError where an epoch without its last, incomplete batch would have none."""
+    if sum(stream.num_chosen for stream in streams) < global_batch:
+        raise SpecError(
+            f"drop_last=True with fewer clips than a global batch of {global_batch} leaves no batch: lower batch_size="
+        )
 
 
 def choose_lanes(

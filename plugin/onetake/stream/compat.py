@@ -10,16 +10,20 @@ import atexit
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Lock
 from time import perf_counter_ns, time_ns
 from traceback import clear_frames
 from typing import Any
 from weakref import ReferenceType, ref
 
+import numpy as np
 import torch
 from filelock import FileLock
+from numpy.typing import NDArray
 from streaming import StreamingDataLoader, StreamingDataset
+from streaming.base import dataset as streaming_dataset
 from streaming.base.dataset import _Iterator, _ShardState
 from streaming.base.world import World
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
@@ -30,6 +34,7 @@ from onetake.stream.checks import check_count
 __all__ = ["HostDataset", "HostLoader", "SharedFlag", "World"]
 
 _OF_ONE_PROCESS = ("_cache_filelock", "_executor", "_iterator")
+_SPANNER_LOCK = Lock()
 
 
 class SharedFlag:
@@ -55,6 +60,37 @@ class SharedFlag:
     def value(self) -> int:
         """What the flag was set with; -1 while it is down."""
         return int(self._value[0])
+
+
+class _Spanner:
+    """The shard of each sample, and its number there, as the host's Spanner tells them. That one makes an array of all
+    samples first; this one keeps a number per shard.
+
+    Args:
+        shard_sizes: int64 [shards], samples in each.
+    """
+
+    def __init__(self, shard_sizes: NDArray[np.int64], span_size: int = 0) -> None:
+        self._stops = np.cumsum(shard_sizes)
+        self.num_samples = int(self._stops[-1]) if len(shard_sizes) else 0
+
+    def __getitem__(self, index: int) -> tuple[int, int]:
+        if not 0 <= index < self.num_samples:
+            raise IndexError(f"sample {index} of a dataset that has {self.num_samples}")
+        shard = int(np.searchsorted(self._stops, index, side="right"))
+        return shard, int(index) - (int(self._stops[shard - 1]) if shard else 0)
+
+
+@contextmanager
+def _own_spanner() -> Iterator[None]:
+    """The host offers no way to give it another one: while it makes a dataset, ours goes by the name of its own."""
+    with _SPANNER_LOCK:
+        hosts = streaming_dataset.Spanner
+        streaming_dataset.Spanner = _Spanner  # type: ignore[misc, assignment]
+        try:
+            yield
+        finally:
+            streaming_dataset.Spanner = hosts  # type: ignore[misc]
 
 
 class _DeepIterator(_MultiProcessingDataLoaderIter):
@@ -126,7 +162,8 @@ class HostDataset(StreamingDataset):
         self._failure: Exception | None = None
         self._owner_pid: int | None = os.getpid()
         self._iterating_pid: int | None = None
-        super().__init__(**kwargs)
+        with _own_spanner():
+            super().__init__(**kwargs)
 
     # What subclasses say.
 

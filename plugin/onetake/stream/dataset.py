@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from functools import partial
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,40 +18,41 @@ from onetake.core.clips import ClipSpec
 from onetake.core.draw import SHUFFLE_GROUPS
 from onetake.core.errors import CacheError, OnetakeError, SourceError, SpecError, VideoError
 from onetake.core.seeds import sample_seed
-from onetake.decode.scale import FrameSize, check_frame_size, check_scaling, output_size
+from onetake.decode.scale import FrameSize, check_frame_size, check_scaling
 from onetake.stream.checks import (
     check_cache_limit,
     check_choice,
     check_count,
+    check_full_batch,
+    check_host_arguments,
     check_open_segments,
     choose_lanes,
-    refuse_replaced,
-    refuse_unknown,
     weigh_streams,
 )
 from onetake.stream.compat import World
 from onetake.stream.counters import Count, Counters, Spent, spending
 from onetake.stream.damage import ON_ERROR, Damage, check_bad_fraction
+from onetake.stream.memory import plan_memory
 from onetake.stream.ordered import OrderedDataset
-from onetake.stream.randomness import seeded
 from onetake.stream.reader import ClipPlace, LaneReader, LaneTurn
+from onetake.stream.sample import (
+    LAYOUTS,
+    Clip,
+    Sample,
+    SampleTransform,
+    Transform,
+    empty_video,
+    frames_of,
+    make_sample,
+    transformed,
+    zeros,
+)
 from onetake.stream.stream import VideoStream
 from onetake.stream.work import ClipRef, WorkerFailure
 
 __all__ = ["VideoDataset"]
 
-Sample = dict[str, Any]
-
 _ATTEMPTS = 8  # to fetch a segment that keeps being evicted before it is read
-
-
-class _Clip(NamedTuple):
-    """A clip that was read: its pictures, uint8, as ``layout`` says; its frames' numbers and times in seconds."""
-
-    video: torch.Tensor
-    video_id: str
-    frames: list[int]
-    seconds: NDArray[np.float64]
 
 
 class VideoDataset(OrderedDataset):
@@ -84,6 +85,7 @@ class VideoDataset(OrderedDataset):
         drop_last: leave out the epoch's last, incomplete global batch instead of filling it with repeats.
         predownload: clips per worker whose segments are fetched ahead. None: 8 batches.
         cache_limit: bytes (or "100gb") that cached segments may take. None: no limit.
+        max_memory: bytes (or "8gb") of a node's memory that open decoders may hold. None: no bound.
         on_error: "raise" stops at a clip that doesn't decode; "substitute" gives the nearest clip of its video that
             does (zeros, if none does), with "valid" False and the frames that it shows, and logs each video once.
         max_bad_fraction: the share of such clips that is borne: of those so far, but of 1000, or an epoch's, at least.
@@ -109,8 +111,8 @@ class VideoDataset(OrderedDataset):
         frame_size: FrameSize = (256, 256),
         scaling: str = "fast",
         layout: str = "TCHW",
-        transform: Callable[[torch.Tensor], Any] | None = None,
-        sample_transform: Callable[[Sample, torch.Generator], Sample] | None = None,
+        transform: Transform | None = None,
+        sample_transform: SampleTransform | None = None,
         batch_size: int = 8,
         shuffle: bool = True,
         shuffle_seed: int = 17,
@@ -119,14 +121,14 @@ class VideoDataset(OrderedDataset):
         drop_last: bool = False,
         predownload: int | None = None,
         cache_limit: int | str | None = None,
+        max_memory: int | str | None = None,
         on_error: str = "raise",
         max_bad_fraction: float = 0.01,
         resume: str = "strict",
         **kwargs: Any,
     ) -> None:
-        refuse_replaced(kwargs)
-        refuse_unknown(kwargs, VideoDataset)
-        check_choice("layout", layout, ("TCHW", "CTHW"))
+        check_host_arguments(kwargs, VideoDataset)
+        check_choice("layout", layout, LAYOUTS)
         check_choice("shuffle_by", shuffle_by, SHUFFLE_GROUPS)
         check_choice("on_error", on_error, ON_ERROR)
         check_bad_fraction(max_bad_fraction)
@@ -149,13 +151,12 @@ class VideoDataset(OrderedDataset):
         if len({stream.local for stream in streams}) < len(streams):
             raise SpecError("two of the streams= have the same remote=, local= and clips=: leave one out")
         weigh_streams(streams, kwargs.get("epoch_size"), shuffle_seed)
-        global_batch = batch_size * world.num_ranks // (kwargs.get("replication") or 1)
-        if drop_last and sum(stream.num_chosen for stream in streams) < global_batch:
-            raise SpecError(
-                f"drop_last=True with fewer clips than a global batch of {global_batch} leaves no batch: lower "
-                "batch_size="
-            )
+        replication = kwargs.get("replication") or 1
+        global_batch = batch_size * world.num_ranks // replication
+        if drop_last:
+            check_full_batch(streams, global_batch)
         lanes = choose_lanes(streams, global_batch, num_canonical_lanes, warn=world.is_leader)
+        self.memory = plan_memory(streams, world, replication, lanes[0] * lanes[1], global_batch, max_memory)
         predownload = 8 * batch_size if predownload is None else predownload
         check_count("predownload", predownload)
         if cache_limit is not None:
@@ -167,8 +168,7 @@ class VideoDataset(OrderedDataset):
         self.shuffle_by = shuffle_by
         self.drop_last = drop_last
         self.resume = resume
-        num_videos = sum(len(stream.index.videos) for stream in streams)
-        self._damage = Damage(on_error, max_bad_fraction, num_videos)
+        self._damage = Damage(on_error, max_bad_fraction, sum(len(stream.index.videos) for stream in streams))
         self._reader: LaneReader | None = None
         host = dict(
             streams=streams,
@@ -245,24 +245,14 @@ class VideoDataset(OrderedDataset):
             if not self._damage.substitutes:
                 raise
             clip, valid = self._substitute(ref, error), False
-        sample: Sample = {
-            "video": clip.video,
-            "video_id": clip.video_id,
-            "start_frame": clip.frames[0],
-            "frame_index": torch.tensor(clip.frames),
-            "pts_seconds": torch.from_numpy(clip.seconds),
-            "clip_id": int(ref),
-            "valid": valid,
-            "is_pad": ref.is_pad,
-        }
-        if self.repeats:
-            sample["occurrence"] = ref.occurrence
+        sample = make_sample(clip, ref, valid, self.repeats)
         if self.transform is None and self.sample_transform is None:
             return sample
         with spending(self._lane_reader().counters, Spent.TRANSFORM):
-            return self._transformed(sample)
+            seed = self.sample_seed(ref, self._epoch, ref.occurrence, ref.is_pad, clip.frames[0])
+            return transformed(sample, self.transform, self.sample_transform, seed)
 
-    def _read(self, ref: ClipRef, retry: int = _ATTEMPTS) -> _Clip:
+    def _read(self, ref: ClipRef, retry: int = _ATTEMPTS) -> Clip:
         """Decode a clip, fetching its segment if need be."""
         reader = self._lane_reader()
         shard_id, place = self._place(ref, self._epoch)
@@ -270,9 +260,8 @@ class VideoDataset(OrderedDataset):
         video: list[torch.Tensor] = []
 
         def allocate(height: int, width: int) -> NDArray[np.uint8]:
-            video[:] = [self._empty(place, height, width)]
-            array = video[0].numpy()  # numpy copies on this thread alone, torch would wake its pool for every frame
-            return array.transpose((1, 2, 3, 0) if self.layout == "CTHW" else (0, 2, 3, 1))
+            video[:] = [empty_video(self.layout, place.spec.num_frames, height, width)]
+            return frames_of(self.layout, video[0])
 
         for _ in range(retry):
             try:
@@ -287,9 +276,9 @@ class VideoDataset(OrderedDataset):
                 f"the segment of video {place.video_id!r} is evicted faster than it can be read: raise cache_limit="
             )
         self.touch_shard(shard_id)
-        return _Clip(video[0], place.video_id, frames, seconds)
+        return Clip(video[0], place.video_id, frames, seconds)
 
-    def _substitute(self, ref: ClipRef, error: VideoError) -> _Clip:
+    def _substitute(self, ref: ClipRef, error: VideoError) -> Clip:
         """What takes the place of a clip that doesn't decode.
 
         Raises:
@@ -301,42 +290,17 @@ class VideoDataset(OrderedDataset):
         video = int(self._video_per_segment[shard_id])
         clip = self._damage.substitute(int(ref), self._epoch, clips, video, error, lambda n: self._read(ClipRef(n)))
         if clip is None:
-            clip = self._zeros(place)
+            clip = zeros(place, self.layout)
             counters[Count.CLIPS_DELIVERED] += 1
         counters[Count.CLIPS_SUBSTITUTED] += 1
         self._damage.check_share(self._counters_of_workers, self.num_clips // self.rank_world.num_ranks, error)
         return clip
-
-    def _zeros(self, place: ClipPlace) -> _Clip:
-        video, segment = place.video, place.shard.segment
-        size = output_size(place.stream.frame_size, video.rotation, video.height, video.width)
-        timeline = place.stream.timeline(segment)
-        frames = place.frames(lambda: timeline)
-        numerator, denominator = video.time_base
-        seconds = timeline.pts[np.searchsorted(timeline.frame, frames)] * numerator / denominator
-        return _Clip(self._empty(place, *size).zero_(), place.video_id, frames, seconds)
-
-    def _empty(self, place: ClipPlace, height: int, width: int) -> torch.Tensor:
-        frames = place.spec.num_frames
-        shape = (3, frames, height, width) if self.layout == "CTHW" else (frames, 3, height, width)
-        return torch.empty(shape, dtype=torch.uint8)
 
     def _coming(self, ref: ClipRef, place: ClipPlace) -> list[int]:
         """The clips that the lane of ``ref`` reads from it on, before it goes to another run; see LaneTurn."""
         assert ref.lane is not None
         clips = self.epoch_order(self._epoch).coming(ref.seq, ref.lane)
         return (clips - int(ref) + place.clip_in_segment).tolist()
-
-    def _transformed(self, sample: Sample) -> Sample:
-        seed = self.sample_seed(
-            sample["clip_id"], self._epoch, sample.get("occurrence", 0), sample["is_pad"], sample["start_frame"]
-        )
-        if self.transform is not None:
-            with seeded(seed):
-                sample["video"] = self.transform(sample["video"])
-        if self.sample_transform is not None:
-            sample = self.sample_transform(sample, torch.Generator().manual_seed(seed))
-        return sample
 
     def sample_seed(
         self,
@@ -356,6 +320,11 @@ class VideoDataset(OrderedDataset):
             epoch = 0
         times = 2 * occurrence + int(is_pad)
         return sample_seed(self.shuffle_seed, epoch, place.stream.name, place.video_id, start_frame, times)
+
+    def check_memory(self, num_workers: int) -> None:
+        """Raise SpecError where ``num_workers`` per rank may hold more than ``max_memory``; loaders call it."""
+        if self.memory is not None:
+            self.memory.check(int(np.prod(self.lanes)), self.global_batch_size, max(num_workers, 1))
 
     # Counting.
 

@@ -60,7 +60,9 @@ class VideoLoader(HostLoader):
                 )
         if not kwargs.get("in_order", True):
             raise SpecError("VideoLoader(in_order=False): a run could not be resumed; leave it out")
-        collate = _Collate(kwargs.pop("collate_fn", None) or default_collate)
+        given = kwargs.pop("collate_fn", None)
+        self.collates_by_default = given in (None, default_collate)
+        collate = _Collate(given or default_collate)
         super().__init__(dataset, batch_size=dataset.batch_size, num_workers=num_workers, collate_fn=collate, **kwargs)
         self._worker_counters = dataset.share_counters(num_workers)
         self.clock = StallClock()
@@ -76,6 +78,7 @@ class VideoLoader(HostLoader):
         return self.dataset.num_batches
 
     def __iter__(self) -> Iterator[Any]:
+        self.dataset.check_memory(self.num_workers)
         self._epoch, self._first_sample = self.dataset.begin_epoch()
         self._batches_in_epoch = 0
         advice = self.dataset.lanes_advice(self.num_workers)

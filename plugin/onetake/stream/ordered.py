@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from onetake.core.draw import ClipIds, draw_runs, run_order
+from onetake.core.draw import ClipIds, Runs, draw_runs, run_order
 from onetake.core.errors import ResumeError
-from onetake.core.order import EpochOrder, num_batches
+from onetake.core.order import EpochOrder, Lanes, lanes_read, nearest_lanes, num_batches, share_that_stays
 from onetake.core.state import STATE_VERSION, Cursor, check_order, pack_cursors, read_state
 from onetake.stream.compat import HostDataset, World
 from onetake.stream.reader import ClipPlace
@@ -21,7 +21,10 @@ from onetake.stream.work import WorkerClips
 
 __all__ = ["OrderedDataset"]
 
+BoolArray = NDArray[np.bool_]
 Int64Array = NDArray[np.int64]
+
+_STEPS_COUNTED = 1_000_000
 
 
 class OrderedDataset(HostDataset):
@@ -75,14 +78,42 @@ class OrderedDataset(HostDataset):
         return self.num_batches * self.batch_size
 
     def epoch_order(self, epoch: int) -> EpochOrder:
-        """The order of one epoch; see ``core.order``."""
-        made_for = (epoch, *self.lanes)
-        if self._order is None or self._order[0] != made_for:
-            self._order = made_for, self._make_order(epoch)
-        return self._order[1]
+        """The order of one epoch; see ``core.order``. Where that epoch is being iterated, of the lanes that this
+        process reads."""
+        order = self._last_order(epoch)
+        if order is None:
+            order = self._keep_order(epoch, self._make_order(epoch))
+        return order
 
-    def _make_order(self, epoch: int) -> EpochOrder:
-        drawn = self._epoch_of_draws(epoch)
+    def _last_order(self, epoch: int) -> EpochOrder | None:
+        """The order that was kept, if it is this epoch's."""
+        return self._order[1] if self._order is not None and self._order[0] == (epoch, *self.lanes) else None
+
+    def _keep_order(self, epoch: int, order: EpochOrder) -> EpochOrder:
+        self._order = (epoch, *self.lanes), order
+        return order
+
+    def _whole_order(self, epoch: int) -> EpochOrder:
+        """An epoch's order with all of its lanes. It does not take the place of one that is being iterated."""
+        order = self._last_order(epoch)
+        if order is None or order.is_whole:
+            return self.epoch_order(epoch)
+        return self._make_order(epoch)
+
+    def _make_order(self, epoch: int, kept: BoolArray | None = None) -> EpochOrder:
+        runs, ids = self._draw_runs(self._epoch_of_draws(epoch))
+        order = run_order(self._videos_of(runs), self.shuffle, self.shuffle_by, self.shuffle_seed, epoch)
+        return EpochOrder(runs, *self.lanes, ids, order, kept)
+
+    def _videos_of(self, runs: Runs) -> Int64Array:
+        """int64 [R]: a number for each video; another one where it comes again, to be drained at another time."""
+        videos: Int64Array = self._video_per_segment[runs.segment]
+        if runs.occurrence.any():
+            videos += runs.occurrence * (self._video_per_segment[-1] + 1)
+        return videos
+
+    def _draw_runs(self, drawn: int) -> tuple[Runs, ClipIds | None]:
+        """What the epoch reads that draws by number ``drawn``, and which clips its ordinals stand for."""
         counts: list[Int64Array] = []
         picks: list[tuple[int, Int64Array | None]] = []
         for stream in self.streams:
@@ -98,11 +129,7 @@ class OrderedDataset(HostDataset):
             self.shuffle_seed,
             drawn,
         )
-        # A video that comes again is drained again, at another time.
-        videos = self._video_per_segment[runs.segment] + runs.occurrence * (self._video_per_segment[-1] + 1)
-        order = run_order(videos, self.shuffle, self.shuffle_by, self.shuffle_seed, epoch)
-        ids = ClipIds(picks) if any(picked is not None for _, picked in picks) else None
-        return EpochOrder(runs.take(order), *self.lanes, ids)
+        return runs, ClipIds(picks) if any(picked is not None for _, picked in picks) else None
 
     def _epoch_of_draws(self, epoch: int) -> int:
         """The epoch by which is drawn what an epoch reads: with fixed sampling, the same for all."""
@@ -120,7 +147,10 @@ class OrderedDataset(HostDataset):
         self._point[4] = 1
         self.clear_failure()
         self._epoch = int(self._point[0])
-        return int(self._point[0]), int(self._point[1])
+        sample = int(self._point[1])
+        # Workers that are forked now find what their rank reads, and none goes through the whole epoch itself.
+        self._order_of(self._epoch, self._lanes_read(sample, 0, 0))
+        return self._epoch, sample
 
     def batches_left(self, sample: int) -> int:
         """Batches of an epoch that goes on at ``sample``."""
@@ -139,7 +169,21 @@ class OrderedDataset(HostDataset):
     def epoch_work(self, epoch: int, sample_in_epoch: int, world: World) -> Sequence[int]:
         self._epoch = epoch
         assert isinstance(self.batch_size, int)
-        return WorkerClips(self.epoch_order(epoch), sample_in_epoch, self.batch_size, self.drop_last, world)
+        kept = self._lanes_read(sample_in_epoch, world.worker_of_rank, world.workers_per_rank)
+        order = self._order_of(epoch, kept)
+        return WorkerClips(order, sample_in_epoch, self.batch_size, self.drop_last, world)
+
+    def _lanes_read(self, sample: int, worker: int, num_workers: int) -> BoolArray:
+        """bool [L]: the lanes that a worker of this rank reads from ``sample`` on; of no workers, the rank."""
+        world, lanes = self.rank_world, Lanes(self.num_clips, *self.lanes)
+        return lanes_read(lanes, sample, self.global_batch_size, world.rank, world.num_ranks, worker, num_workers)
+
+    def _order_of(self, epoch: int, kept: BoolArray) -> EpochOrder:
+        """An epoch's order with some of its lanes alone; it is kept."""
+        order = self._last_order(epoch)
+        if order is None or not order.keeps(kept):
+            order = self._make_order(epoch, kept)
+        return self._keep_order(epoch, order.of(kept))
 
     def lanes_advice(self, num_workers: int) -> str | None:
         """What is wrong with the number of lanes for this world and ``num_workers``, in words; None if nothing is."""
@@ -148,11 +192,14 @@ class OrderedDataset(HostDataset):
         stride = self.global_batch_size * workers
         if slots * phases == 1 or slots * phases % stride == 0:
             return None
-        near = max(1, round(slots * phases / stride)) * stride
+        near = nearest_lanes(slots, phases, self.global_batch_size, workers)
+        counted = Lanes(min(self.num_clips, slots * phases + _STEPS_COUNTED), slots, phases)
+        share = share_that_stays(counted, self.global_batch_size, workers, self.rank_world.num_ranks)
         return (
             f"global batch {self.global_batch_size} x {workers} workers does not divide the {slots * phases} canonical "
-            f"lanes: the samples stay the same, but lanes wander between workers and stretches are decoded again; "
-            f"num_canonical_lanes={near} fits (for a new run)"
+            f"lanes: the samples stay the same, but lanes wander between workers and stretches are decoded again "
+            f"({share:.0%} of the clips are read by the worker that read the one before in their lane); "
+            f"num_canonical_lanes={' or '.join(map(str, near))} fits (for a new run)"
         )
 
     def _place(self, clip_id: int, epoch: int) -> tuple[int, ClipPlace]:
@@ -167,8 +214,8 @@ class OrderedDataset(HostDataset):
     def _clips_of_video(self, shard_id: int) -> range:
         """The clips of the video that a segment is of."""
         first, stop = np.searchsorted(self._video_per_segment, self._video_per_segment[shard_id] + np.array([0, 1]))
-        clips = np.cumsum(self.samples_per_shard[:stop])
-        return range(int(clips[first - 1]) if first else 0, int(clips[-1]))
+        before, last = self.sample_offset_per_shard, int(stop) - 1
+        return range(int(before[first]), int(before[last] + self.samples_per_shard[last]))
 
     def state_at(self, epoch: int, sample: int) -> dict[str, Any]:
         """The state from which training goes on after ``sample`` trained samples of ``epoch``, counted over all
@@ -263,5 +310,5 @@ class OrderedDataset(HostDataset):
         return [place and (place.video_id, place.start_frame) for place in places]
 
     def _next_places(self, epoch: int, sample: int) -> list[ClipPlace | None]:
-        clips = self.epoch_order(epoch).next_clips(sample).tolist()
+        clips = self._whole_order(epoch).next_clips(sample).tolist()
         return [None if clip < 0 else self._place(clip, epoch)[1] for clip in clips]

@@ -47,7 +47,7 @@ class WorkerClips(Sequence[ClipRef]):
     """The clips that one worker delivers in an epoch, or what is left of it, in order. Thread-safe.
 
     Args:
-        order: the epoch.
+        order: the epoch; of its lanes, those that this worker reads.
         first_sample: where in the epoch to start, counted over all ranks.
         batch_size: samples per batch and rank.
         drop_last: leave out an incomplete last batch.
@@ -68,7 +68,7 @@ class WorkerClips(Sequence[ClipRef]):
 
     def _compute_share(self, batch: int) -> Batch:
         start = self._first + batch * self._global_batch
-        return self._order.samples(start, start + self._global_batch).part(self._rank, self._num_ranks)
+        return self._order.samples(start, start + self._global_batch, self._rank, self._num_ranks)
 
     def __len__(self) -> int:
         return len(self._batches) * self._batch_size

@@ -1,0 +1,224 @@
+"""``onetake simulate``: what an order costs in a world, before anyone pays for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onetake.core.errors import SpecError
+
+_STRIDE = 4
+
+
+@click.command("simulate", epilog="Example: onetake simulate videos --nodes 2 --compare-lanes 512,2048 --plot l.png")
+@click.argument("index", type=click.Path(path_type=Path))
+@click.option("--nodes", default=1, show_default=True, help="Machines; each has a cache.")
+@click.option("--ranks", default=8, show_default=True, help="Ranks (GPUs) per node.")
+@click.option("--workers", default=4, show_default=True, help="Workers per rank; 0: the rank decodes itself.")
+@click.option("--batch-size", default=8, show_default=True, help="Clips per rank and step.")
+@click.option("--num-frames", default=16, show_default=True, help="Frames in a clip.")
+@click.option("--stride", type=int, help="Frames of the video from one of a clip's to the next.  [default: 4]")
+@click.option("--hop", type=int, help="Frames from a clip's start to the next one's.  [default: clips back to back]")
+@click.option("--fps", help='Count clips in seconds: frames a second, such as 8 or "30000/1001"; no --stride.')
+@click.option("--hop-seconds", help="With --fps: seconds from a clip's start to the next one's.")
+@click.option("--clips-per-video", type=int, help="Random clips that an epoch takes of each video.  [default: all]")
+@click.option("--align", type=click.Choice(["keyframe"]), help="Start clips at keyframes.")
+@click.option("--jitter", is_flag=True, help="Shift each video's clips at random in every epoch.")
+@click.option("--lanes", type=int, help="num_canonical_lanes.  [default: what VideoDataset chooses]")
+@click.option("--compare-lanes", metavar="L,L,...", help="One column for each of these numbers of lanes.")
+@click.option("--shuffle/--no-shuffle", default=True, show_default=True)
+@click.option("--shuffle-by", default="segment", show_default=True, help='"segment" or "video".')
+@click.option("--seed", default=17, show_default=True, help="shuffle_seed.")
+@click.option("--epochs", default=1, show_default=True, help="Epochs to go through; their mean is told.")
+@click.option("--drop-last", is_flag=True, help="Leave out an incomplete last batch.")
+@click.option("--predownload", type=int, help="Clips per worker that are fetched ahead.  [default: 8 batches]")
+@click.option("--steps", type=int, help="Go through about so many steps, in four blocks.  [default: all]")
+@click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw it, as a PNG.")
+def simulate_command(
+    index: Path,
+    nodes: int,
+    ranks: int,
+    workers: int,
+    batch_size: int,
+    lanes: int | None,
+    compare_lanes: str | None,
+    shuffle: bool,
+    shuffle_by: str,
+    seed: int,
+    epochs: int,
+    drop_last: bool,
+    predownload: int | None,
+    steps: int | None,
+    as_json: bool,
+    plot: Path | None,
+    **clips: Any,
+) -> None:
+    """Say what training on the videos of an index would be like in a world: how well its batches mix videos, how much
+    is decoded in vain, and what it takes of network, disk and memory.
+
+    INDEX is the folder that `onetake index` wrote. No video is read. Opened decoders, segments and videos are exactly
+    those of a real epoch; frames decoded are an upper bound, since the index does not say which pictures others lean
+    on; bytes and memory are estimates.
+
+    A million clips take some seconds; of many more, --steps goes through a part. Each of its four blocks, spread over
+    the epoch, counts as a run that is resumed at its first step and stopped after its last.
+    """
+    from onetake.core.clips import ClipSpec
+    from onetake.core.names import require
+    from onetake.core.simulate import Simulation, good_lanes, simulate
+    from onetake.core.simulate_clips import Clips, Cluster
+    from onetake.decode.store import read_index, read_keyframes
+
+    for name, value in (("lanes", lanes), ("epochs", epochs), ("steps", steps)):
+        if value is not None and value < 1:
+            raise SpecError(f"--{name} {value}: must be at least 1")
+    if seed < 0:
+        raise SpecError(f"--seed {seed}: must be at least 0")
+    if plot is not None:
+        require("matplotlib", "plot", "--plot")
+        if not plot.absolute().parent.is_dir():
+            raise SpecError(f"--plot {plot}: there is no folder {plot.absolute().parent}")
+    cluster = Cluster(nodes, ranks, workers, batch_size, predownload)
+    wanted = _lanes(lanes, compare_lanes)
+    if clips["stride"] is None and clips["fps"] is None:
+        clips["stride"] = _STRIDE
+    spec = ClipSpec(**{name: value for name, value in clips.items() if value is not None})
+    found = read_index(index)
+    source = Clips(found, read_keyframes(index, found), spec, shuffle=shuffle, shuffle_by=shuffle_by, seed=seed)
+    columns, drawn = [], []
+    for count in wanted:
+        pair = source.choose_lanes(cluster.global_batch, count)
+        results = [simulate(source, cluster, pair, epoch, steps, drop_last) for epoch in range(epochs)]
+        columns.append(Simulation.mean([simulation for simulation, _ in results]))
+        drawn.append(results[0][1])
+    warnings = [_warning(column, cluster, good_lanes(column.lanes, cluster.stride)) for column in columns]
+    if plot is not None:
+        from onetake.cli.simulate_plot import draw
+
+        draw(columns, drawn, plot)
+    summary = {
+        "index": str(index),
+        "generation": found.generation,
+        "videos": len(found.videos),
+        "clips": spec.to_dict(),
+        "world": {**asdict(cluster), "global_batch": cluster.global_batch},
+        "shuffle": {"shuffle": shuffle, "shuffle_by": shuffle_by, "shuffle_seed": seed},
+        "epochs": epochs,
+        "simulations": [
+            {**asdict(column), "warning": warning} for column, warning in zip(columns, warnings, strict=True)
+        ],
+    }
+    if as_json:
+        click.echo(json.dumps(summary, indent=2))
+    else:
+        _print(summary, columns, [warning for warning in warnings if warning])
+
+
+def _lanes(lanes: int | None, compared: str | None) -> Sequence[int | None]:
+    """The numbers of lanes to go through."""
+    if compared is None:
+        return [lanes]
+    if lanes is not None:
+        raise SpecError("--lanes and --compare-lanes: give one of the two")
+    try:
+        counts = [int(word) for word in compared.split(",")]
+        if min(counts) < 1:
+            raise ValueError
+    except ValueError:
+        raise SpecError(
+            f"--compare-lanes {compared}: must be whole numbers, at least 1, with commas in between, such as 64,256"
+        ) from None
+    return list(dict.fromkeys(counts))
+
+
+def _warning(simulation: Any, cluster: Any, good: Sequence[int]) -> str | None:
+    """What is wrong with the number of lanes, as VideoDataset says it when it is too late; None if nothing is."""
+    lanes = simulation.lanes
+    if lanes == 1 or lanes % cluster.stride == 0:
+        return None
+    return (
+        f"{lanes:,} lanes: global batch {cluster.global_batch} x {cluster.readers} workers = {cluster.stride} does not "
+        f"divide them: batches stay the same, but lanes wander between workers. {simulation.same_reader:.0%} of the "
+        f"steps of a lane stay on the worker that has it open, and {simulation.opens / simulation.stretches:.1f} times "
+        f"as many decoders are opened as there are stretches; num_canonical_lanes={' or '.join(map(str, good))} fits"
+    )
+
+
+_Row = tuple[str, Callable[[Any], str]]
+
+_ROWS: tuple[tuple[_Row, ...], ...] = (
+    (
+        ("lanes (slots x phases)", lambda s: f"{s.lanes:,} ({s.slots:,} x {s.phases})"),
+        ("clips an epoch", lambda s: f"{s.clips:,}"),
+        ("steps an epoch", lambda s: f"{s.steps:,}"),
+        ("steps gone through", lambda s: f"{s.steps_simulated:,}"),
+    ),
+    (
+        ("videos in a global batch", lambda s: f"{s.distinct_videos:,.1f}"),
+        ("... after a perfect shuffle", lambda s: f"{s.distinct_videos_perfect:,.1f}"),
+        ("... ratio", lambda s: f"{s.distinct_ratio:.1%}"),
+        ("batches in a row that hold a video", lambda s: f"{s.stay_steps:,.1f}"),
+        ("steps that a lane stays in a segment", lambda s: f"{s.stretch_steps:,.1f}"),
+    ),
+    (
+        ("decoders opened", lambda s: f"{s.opens:,.0f}"),
+        ("... at the least", lambda s: f"{s.stretches:,.0f}"),
+        ("jumps", lambda s: f"{s.seeks:,.0f}"),
+        ("frames decoded, at most", lambda s: f"{s.frames_decoded:,.0f}"),
+        ("... per frame that clips span", lambda s: f"{s.closure:.3f}"),
+        ("steps of a lane that stay on a worker", lambda s: f"{s.same_reader:.1%}"),
+    ),
+    (
+        ("fetched by a node", lambda s: _size(s.node_bytes)),
+        ("... least", lambda s: _size(s.node_bytes_min)),
+        ("... most", lambda s: _size(s.node_bytes_max)),
+        ("segments fetched", lambda s: f"{s.segments:,.0f}"),
+        ("... by several nodes", lambda s: f"{s.segments_shared:,.0f}"),
+        ("share of bytes fetched again", lambda s: f"{s.bytes_shared:.1%}"),
+        ("a node's before the first batch", lambda s: _size(s.first_batch_bytes)),
+        ("a node's cache, at the peak", lambda s: _size(s.cache_peak_bytes)),
+    ),
+    (
+        ("open decoders of a worker, at most", lambda s: f"{s.open_decoders:,.0f}"),
+        ("... their memory, about", lambda s: _size(s.reader_decoder_bytes)),
+        ("... on a node", lambda s: _size(s.node_decoder_bytes)),
+    ),
+)
+
+
+def _print(summary: dict[str, Any], columns: Sequence[Any], warnings: Sequence[str]) -> None:
+    from rich.table import Table
+
+    from onetake.cli.console import table_console
+
+    console = table_console()
+    world = summary["world"]
+    title = (
+        f"{summary['videos']:,} videos, {world['nodes']} x {world['ranks']} ranks x {world['workers']} workers, "
+        f"global batch {world['global_batch']:,}"
+    )
+    table = Table(title=title, show_header=False)
+    table.add_column(no_wrap=True)
+    for _ in columns:
+        table.add_column(justify="right", no_wrap=True)
+    for rows in _ROWS:
+        for name, shown in rows:
+            table.add_row(name, *map(shown, columns))
+        table.add_section()
+    console.print(table)
+    for warning in warnings:
+        console.print(f"warning: {warning}")
+
+
+def _size(count: float) -> str:
+    """Bytes in words."""
+    if count < 1000:
+        return f"{count:.0f} B"
+    power = next((power for power in (1, 2, 3) if count < 999.5 * 1000**power), 4)
+    return f"{count / 1000**power:.3g} {('kB', 'MB', 'GB', 'TB')[power - 1]}"
