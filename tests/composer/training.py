@@ -72,7 +72,9 @@ def fit(folder: Path, model: Recorder, batch_size: int = 4, workers: int = 0, **
     """Train on the videos of ``folder``; what the model saw."""
     data = video_data_spec(folder, batch_size=batch_size, num_workers=workers, **DATASET)
     make_trainer(model, data, **trainer).fit()
-    return model.seen
+    seen = model.seen
+    model.train_batches.clear()  # Composer keeps its trainers, and so their models, until the process ends
+    return seen
 
 
 def fit_job(folder: Path, root: Path, job: Job, **trainer: Any) -> Batches:
