@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 import zlib
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import av
 import numpy as np
 
 from onetake import ClipSpec, VideoDataset, VideoLoader
+from onetake.core.state import read_state
 
 SPEC = ClipSpec(num_frames=4, stride=3)
 
@@ -48,3 +51,19 @@ def make_loader(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # lanes that don't divide are one of the things tested
         return VideoLoader(VideoDataset(**arguments), num_workers, **(loader or {}))
+
+
+def check_going_on(folder: Path, workers: int, epochs: list[list[Any]], trained: int, **dataset: Any) -> None:
+    """Stop an epoch after ``trained`` batches: its state names the clips of the two batches that follow, of all lanes,
+    and a loader that goes on from it gives the rest of the first of ``epochs``, and then the second."""
+    stopped = make_loader(folder, workers, **dataset)
+    running = iter(stopped)
+    assert [record(batch) for batch in islice(running, trained)] == epochs[0][:trained]
+    state = json.loads(json.dumps(stopped.state_dict()))
+    running.close()
+    upcoming = [(video, start) for batch in epochs[0][trained : trained + 2] for _, video, start, _ in batch]
+    assert sorted(cursor for cursor in read_state(state)[3] if cursor) == sorted(upcoming)
+    resumed = make_loader(folder, workers, **dataset)
+    resumed.load_state_dict(state)
+    assert [record(batch) for batch in resumed] == epochs[0][trained:]
+    assert [record(batch) for batch in resumed] == epochs[1]

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
-from math import lgamma
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from rich.table import Table
 
 from onetake.core.draw import draw_runs, run_order
 from onetake.core.order import EpochOrder, Lanes, default_lanes, lanes_read, num_batches, worker_batches
+from onetake.core.simulate_costs import expected_distinct
 
 SEED = 17
 SEGMENTS_PER_VIDEO = 10
@@ -148,17 +148,6 @@ def late_resume(task: Task, rounds: int) -> dict[str, Any]:
     return {name: min(took) for name, took in found.items()}
 
 
-def perfect_distinct(clips_per_video: np.ndarray, batch: int) -> float:
-    """Different videos expected among ``batch`` clips drawn at random from all, none twice."""
-    total = int(clips_per_video.sum())
-
-    def log_choices(clips: int) -> float:
-        return lgamma(clips + 1) - lgamma(clips - batch + 1)
-
-    missed = [np.exp(log_choices(total - n) - log_choices(total)) if total - n >= batch else 0 for n in clips_per_video]
-    return float(len(clips_per_video) - np.sum(missed))
-
-
 def mixing(videos: int, batch: int, shuffle_by: str) -> dict[str, Any]:
     """Different videos per global batch at default lanes, against a perfect shuffle's; of videos of uneven length."""
     segments = np.random.default_rng(SEED).integers(1, 2 * SEGMENTS_PER_VIDEO, videos)
@@ -171,7 +160,7 @@ def mixing(videos: int, batch: int, shuffle_by: str) -> dict[str, Any]:
     for start in range(0, total // batch * batch, batch):
         shown = epoch.samples(start, start + batch).clip_id
         found.append(len(np.unique(of_video[np.searchsorted(stops, shown, side="right")])))
-    perfect = perfect_distinct(np.bincount(of_video, clips).astype(np.int64), batch)
+    perfect = expected_distinct(np.bincount(of_video, clips).astype(np.int64), batch)
     return {"distinct": float(np.mean(found)), "perfect": perfect, "share": float(np.mean(found)) / perfect}
 
 

@@ -7,7 +7,7 @@ an order shuffled from a seed, as a loader without lanes does.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from onetake.core.index import PacketTable, Video
@@ -82,46 +83,41 @@ def onetake_exact(task: Task) -> Clips:
 def pyav_in_order(task: Task) -> Clips:
     """Decode everything, convert what is wanted."""
     to_rgb = VideoReformatter()
-    height, width = task.scaled
     with av.open(str(task.path)) as container:
         stream = container.streams.video[0]
         stream.thread_count = 1
         pictures = enumerate(container.decode(stream))
         for number, clip in enumerate(task.clips):
-            wanted, frames = set(clip), []
-            for frame, picture in pictures:
-                if frame in wanted:
-                    rgb = to_rgb.reformat(
-                        picture, width, height, "rgb24", interpolation=Interpolation.BILINEAR, threads=1
-                    )
-                    frames.append(task.crop(rgb.to_ndarray()))
-                if frame == clip[-1]:
-                    break
-            yield number, np.stack(frames)
+            yield number, _taken(task, clip, pictures, to_rgb)
 
 
 def pyav_seeking(task: Task) -> Clips:
     """Seek to the keyframe before each clip."""
     to_rgb = VideoReformatter()
-    height, width = task.scaled
     pts = np.sort(task.table.pts[task.table.frame >= 0]).tolist()
     with av.open(str(task.path)) as container:
         stream = container.streams.video[0]
         stream.thread_count = 1
         for number in task.shuffled():
             clip = task.clips[number]
-            wanted, frames = set(clip), []
             container.seek(pts[clip[0]], stream=stream)
-            for picture in container.decode(stream):
-                frame = bisect_left(pts, picture.pts)
-                if frame in wanted:
-                    rgb = to_rgb.reformat(
-                        picture, width, height, "rgb24", interpolation=Interpolation.BILINEAR, threads=1
-                    )
-                    frames.append(task.crop(rgb.to_ndarray()))
-                if frame == clip[-1]:
-                    break
-            yield number, np.stack(frames)
+            pictures = ((bisect_left(pts, picture.pts), picture) for picture in container.decode(stream))
+            yield number, _taken(task, clip, pictures, to_rgb)
+
+
+def _taken(
+    task: Task, clip: Sequence[int], pictures: Iterable[tuple[int, VideoFrame]], to_rgb: VideoReformatter
+) -> np.ndarray:
+    """A clip's frames, out of numbered pictures, which are gone through up to its last."""
+    height, width = task.scaled
+    wanted, frames = set(clip), []
+    for frame, picture in pictures:
+        if frame in wanted:
+            rgb = to_rgb.reformat(picture, width, height, "rgb24", interpolation=Interpolation.BILINEAR, threads=1)
+            frames.append(task.crop(rgb.to_ndarray()))
+        if frame == clip[-1]:
+            break
+    return np.stack(frames)
 
 
 def torchcodec_random(task: Task) -> Clips:

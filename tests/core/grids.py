@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from hypothesis import strategies as st
 
+from onetake.core.clips import ClipSpec
 from onetake.core.index import KEYFRAME, PACKETS, Keyframes, PacketTable, Video, VideoIndex
 from onetake.core.layout import Timeline
 
@@ -21,23 +24,27 @@ class Times:
     keys: Sequence[int] = (0,)
 
 
-def make_video(number: int, times: Times) -> Video:
-    steps = np.diff(times.pts)
-    step = int(np.median(steps)) if len(steps) else 0
-    return Video(
+specs_by_frames = st.builds(
+    ClipSpec,
+    num_frames=st.integers(1, 12),
+    stride=st.integers(1, 6),
+    hop=st.none() | st.integers(1, 60),
+)
+
+
+def plain_video(number: int, num_frames: int, **values: Any) -> Video:
+    """A video of which nothing is said but what a test is about."""
+    about: dict[str, Any] = dict(
         video_id=f"{number}.mp4",
         file=f"{number}.mp4",
         file_bytes=1,
         mtime_ns=0,
         kind=PACKETS,
-        num_frames=len(times.pts),
+        num_frames=num_frames,
         codec="h264",
         decoder="h264",
         codec_options="",
         extradata=b"",
-        time_base=times.time_base,
-        duration=int(times.pts[-1] - times.pts[0]) + step,
-        frame_ticks=step if np.all(steps == step) else 0,
         width=64,
         height=64,
         rotation=0,
@@ -47,6 +54,19 @@ def make_video(number: int, times: Times) -> Video:
         transfer="",
         stream_index=0,
         container="mp4",
+    )
+    return Video(**{**about, **values})
+
+
+def make_video(number: int, times: Times) -> Video:
+    steps = np.diff(times.pts)
+    step = int(np.median(steps)) if len(steps) else 0
+    return plain_video(
+        number,
+        len(times.pts),
+        time_base=times.time_base,
+        duration=int(times.pts[-1] - times.pts[0]) + step,
+        frame_ticks=step if np.all(steps == step) else 0,
     )
 
 

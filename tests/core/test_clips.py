@@ -12,15 +12,9 @@ from hypothesis import strategies as st
 
 from onetake.core.clips import ClipSpec
 from onetake.core.errors import OnetakeError, SpecError
+from tests.core.grids import specs_by_frames
 
 law = settings(deadline=None, max_examples=150)
-
-specs = st.builds(
-    ClipSpec,
-    num_frames=st.integers(1, 12),
-    stride=st.integers(1, 6),
-    hop=st.none() | st.integers(1, 60),
-)
 
 
 def starts(spec: ClipSpec, video_frames: int) -> list[int]:
@@ -171,7 +165,7 @@ def test_a_spec_is_frozen_and_hashable():
 
 
 @law
-@given(specs, st.integers(0, 300))
+@given(specs_by_frames, st.integers(0, 300))
 def test_num_clips_is_what_walking_finds(spec, video_frames):
     found = starts(spec, video_frames)
     assert spec.num_clips(video_frames) == len(found)

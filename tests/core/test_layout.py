@@ -13,16 +13,10 @@ from hypothesis import strategies as st
 
 from onetake.core.clips import MAX_FRAMES, ClipSpec
 from onetake.core.layout import Grid, Layout
-from tests.core.grids import Times, make_index, timeline
+from tests.core.grids import Times, make_index, specs_by_frames, timeline
 
 law = settings(deadline=None, max_examples=150)
 
-specs = st.builds(
-    ClipSpec,
-    num_frames=st.integers(1, 12),
-    stride=st.integers(1, 6),
-    hop=st.none() | st.integers(1, 60),
-)
 rates = st.fractions(Fraction(1, 3), 40, max_denominator=1001)
 timed = st.builds(
     ClipSpec, num_frames=st.integers(1, 6), fps=rates, hop_seconds=st.none() | st.fractions(Fraction(1, 50), 5)
@@ -53,7 +47,7 @@ def walked(spec, count):
 
 
 @law
-@given(specs, segmented())
+@given(specs_by_frames, segmented())
 def test_each_clip_is_in_the_one_segment_it_starts_in(spec, videos):
     layout = Layout(spec, make_index(videos)[0])
     found = iter(zip(clips(layout, videos), layout.stop_frame.tolist(), layout.first_clip.tolist(), strict=True))
@@ -247,7 +241,7 @@ def test_frames_repeat_where_the_video_is_slower():
 
 
 @law
-@given(specs | timed, st.lists(uneven(), min_size=1, max_size=4))
+@given(specs_by_frames | timed, st.lists(uneven(), min_size=1, max_size=4))
 def test_aligned_clips_start_at_the_first_keyframe_of_each_cell(spec, videos):
     by_time = spec.by_time
     pair = {"fps": spec.fps, "hop_seconds": spec.hop_seconds} if by_time else {"stride": spec.stride, "hop": spec.hop}
@@ -281,7 +275,7 @@ def test_aligned_clips_start_at_the_first_keyframe_of_each_cell(spec, videos):
 
 
 @law
-@given(specs, segmented(), st.integers(0, 2**64 - 1))
+@given(specs_by_frames, segmented(), st.integers(0, 2**64 - 1))
 def test_jitter_shifts_every_clip_of_a_video_alike_and_none_beyond_its_end(spec, videos, draw):
     plain = Layout(spec, make_index(videos)[0])
     layout = Layout(ClipSpec(spec.num_frames, spec.stride, spec.hop, jitter=True), make_index(videos)[0])

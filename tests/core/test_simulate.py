@@ -13,38 +13,26 @@ import pytest
 from onetake.core.clips import ClipSpec
 from onetake.core.errors import SpecError
 from onetake.core.index import CONTAINER, PACKETS, Keyframes, Video, VideoIndex
-from onetake.core.order import num_batches
-from onetake.core.simulate import Simulation, good_lanes, simulate
+from onetake.core.order import nearest_lanes, num_batches
+from onetake.core.simulate import Simulation, simulate
 from onetake.core.simulate_clips import Clips, Cluster, segment_bytes
 from onetake.core.simulate_costs import expected_distinct
+from tests.core.grids import plain_video
 
 SEGMENT, GOP, FRAME_BYTES = 30, 12, 100
 
 
 def video(number: int, frames: int, kind: str = PACKETS) -> Video:
-    return Video(
-        video_id=f"{number}.mp4",
-        file=f"{number}.mp4",
-        file_bytes=100_000 + number,
-        mtime_ns=0,
+    return plain_video(
+        number,
+        frames,
         kind=kind,
-        num_frames=frames,
+        file_bytes=100_000 + number,
         codec=("h264", "hevc")[number % 2],
-        decoder="h264",
-        codec_options="",
-        extradata=b"",
         time_base=(1, 1000),
         duration=frames * 40,
         frame_ticks=40,
-        width=64,
         height=48,
-        rotation=0,
-        pix_fmt="yuv420p",
-        color_matrix="",
-        color_range="",
-        transfer="",
-        stream_index=0,
-        container="mp4",
     )
 
 
@@ -304,8 +292,8 @@ def test_a_video_that_only_its_container_reads_is_fetched_whole_for_each_segment
 @pytest.mark.parametrize(
     ("lanes", "stride", "good"), [(64, 16, [64]), (65, 16, [64, 80]), (7, 16, [16]), (16, 16, [16]), (1, 3, [3])]
 )
-def test_good_lanes(lanes, stride, good):
-    assert good_lanes(lanes, stride) == good
+def test_lanes_that_fit(lanes, stride, good):
+    assert sorted(nearest_lanes(lanes, 1, stride, 1)) == good
 
 
 def test_the_mean_of_epochs_keeps_the_highest_peaks():

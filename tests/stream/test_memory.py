@@ -190,7 +190,6 @@ class CountsOpen:
         return sample
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="open files are counted in /proc")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_no_more_decoders_are_open_than_was_said(numbered, workers):
     loader = make_loader(numbered, workers, sample_transform=CountsOpen(numbered), max_memory="8gb")

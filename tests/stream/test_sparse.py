@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections import Counter, defaultdict
 from contextlib import suppress
-from itertools import islice, pairwise
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -15,13 +14,12 @@ from torch.utils.data import default_collate
 
 from onetake import ClipSpec, VideoDataset, VideoLoader, VideoStream
 from onetake.core.errors import CacheError, DecodeError, ResumeError, SpecError
-from onetake.core.state import read_state
 from onetake.decode.build import index_videos
 from onetake.decode.store import read_keyframes
 from onetake.decode.synthetic import read_number, write_numbered_video
 from onetake.stream.arguments import no_clips
 from tests.core.grids import Times, make_index
-from tests.helpers import make_loader, record
+from tests.helpers import check_going_on, make_loader, record
 
 SPARSE = ClipSpec(4, 3, clips_per_video=3)
 JITTER = ClipSpec(4, 3, 20, jitter=True)
@@ -150,17 +148,7 @@ def test_a_run_goes_on_exactly(numbered, spec, workers):
     whole = make_loader(numbered, workers, clips=spec)
     epochs = [[record(batch) for batch in whole] for _ in range(2)]
     assert sorted(epochs[0]) != sorted(epochs[1])
-    stopped = make_loader(numbered, workers, clips=spec)
-    running = iter(stopped)
-    assert [record(batch) for batch in islice(running, 2)] == epochs[0][:2]
-    state = json.loads(json.dumps(stopped.state_dict()))
-    running.close()
-    upcoming = [(video, start) for batch in epochs[0][2:4] for _, video, start, _ in batch]
-    assert sorted(cursor for cursor in read_state(state)[3] if cursor) == sorted(upcoming)
-    resumed = make_loader(numbered, workers, clips=spec)
-    resumed.load_state_dict(state)
-    assert [record(batch) for batch in resumed] == epochs[0][2:]
-    assert [record(batch) for batch in resumed] == epochs[1]
+    check_going_on(numbered, workers, epochs, 2, clips=spec)
 
 
 CHANGES = [

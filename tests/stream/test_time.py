@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_right
 from fractions import Fraction
-from itertools import islice
 
 import av
 import numpy as np
@@ -13,12 +11,11 @@ import pytest
 
 from onetake import ClipSpec, VideoDataset, VideoStream
 from onetake.core.errors import SpecError
-from onetake.core.state import read_state
 from onetake.decode.build import index_videos
 from onetake.decode.segment import byte_range, run_table
 from onetake.decode.store import read_table
 from onetake.decode.synthetic import read_number, write_numbered_video
-from tests.helpers import make_loader, record
+from tests.helpers import check_going_on, make_loader, record
 
 NTSC = Fraction(30000, 1001)
 MILLISECOND = Fraction(1, 1000)
@@ -177,17 +174,7 @@ def test_a_run_goes_on_exactly_and_its_state_names_the_frames(uneven, jitter, wo
     spec = ClipSpec(4, fps=8, hop_seconds=0.5, jitter=jitter)
     whole = make_loader(uneven, workers, clips=spec)
     epochs = [[record(batch) for batch in whole] for _ in range(2)]
-    stopped = make_loader(uneven, workers, clips=spec)
-    running = iter(stopped)
-    assert [record(batch) for batch in islice(running, 6)] == epochs[0][:6]
-    state = json.loads(json.dumps(stopped.state_dict()))
-    running.close()
-    upcoming = [(video, start) for batch in epochs[0][6:8] for _, video, start, _ in batch]
-    assert sorted(cursor for cursor in read_state(state)[3] if cursor) == sorted(upcoming)
-    resumed = make_loader(uneven, workers, clips=spec)
-    resumed.load_state_dict(state)
-    assert [record(batch) for batch in resumed] == epochs[0][6:]
-    assert [record(batch) for batch in resumed] == epochs[1]
+    check_going_on(uneven, workers, epochs, 6, clips=spec)
 
 
 def test_clips_as_before_have_the_state_of_before(numbered):

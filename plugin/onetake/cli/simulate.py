@@ -71,7 +71,8 @@ def simulate_command(
     """
     from onetake.core.clips import ClipSpec
     from onetake.core.names import require
-    from onetake.core.simulate import Simulation, good_lanes, simulate
+    from onetake.core.order import nearest_lanes
+    from onetake.core.simulate import Simulation, simulate
     from onetake.core.simulate_clips import Clips, Cluster
     from onetake.decode.store import read_index, read_keyframes
 
@@ -97,7 +98,8 @@ def simulate_command(
         results = [simulate(source, cluster, pair, epoch, steps, drop_last) for epoch in range(epochs)]
         columns.append(Simulation.mean([simulation for simulation, _ in results]))
         drawn.append(results[0][1])
-    warnings = [_warning(column, cluster, good_lanes(column.lanes, cluster.stride)) for column in columns]
+    near = (nearest_lanes(c.slots, c.phases, cluster.global_batch, cluster.readers) for c in columns)
+    warnings = [_warning(column, cluster, sorted(good)) for column, good in zip(columns, near, strict=True)]
     if plot is not None:
         from onetake.cli.simulate_plot import draw
 
@@ -149,6 +151,8 @@ def _warning(simulation: Any, cluster: Any, good: Sequence[int]) -> str | None:
         f"as many decoders are opened as there are stretches; num_canonical_lanes={' or '.join(map(str, good))} fits"
     )
 
+
+BYTE_UNITS = ("kB", "MB", "GB", "TB")
 
 _Row = tuple[str, Callable[[Any], str]]
 
@@ -221,4 +225,4 @@ def _size(count: float) -> str:
     if count < 1000:
         return f"{count:.0f} B"
     power = next((power for power in (1, 2, 3) if count < 999.5 * 1000**power), 4)
-    return f"{count / 1000**power:.3g} {('kB', 'MB', 'GB', 'TB')[power - 1]}"
+    return f"{count / 1000**power:.3g} {BYTE_UNITS[power - 1]}"

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from onetake.cli.simulate import BYTE_UNITS
 from onetake.core.errors import SpecError
 from onetake.core.simulate import Int64Array, Series, Simulation
 
 __all__ = ["draw"]
 
 _POINTS = 400  # of a curve, at most
-_UNITS = ("kB", "MB", "GB", "TB")
 
 
 def draw(simulations: Sequence[Simulation], series: Sequence[Series], out: Path) -> None:
@@ -48,7 +48,7 @@ def draw(simulations: Sequence[Simulation], series: Sequence[Series], out: Path)
         nodes = np.arange(len(one.node_bytes)) + (number - (len(series) - 1) / 2) * width
         lower.bar(nodes, one.node_bytes / 10 ** (3 * power), width, color=f"C{number}", label=label)
     upper.set(xlabel="step of the first epoch", ylabel="different videos in a global batch", ylim=(0, None))
-    lower.set(xlabel="node", ylabel=f"fetched in the first epoch ({_UNITS[power - 1]})")
+    lower.set(xlabel="node", ylabel=f"fetched in the first epoch ({BYTE_UNITS[power - 1]})")
     lower.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axis in (upper, lower):
         axis.grid(alpha=0.3)

@@ -18,6 +18,7 @@ __all__ = [
     "CONTAINER",
     "DISCARD",
     "FORMAT_VERSION",
+    "JUMP_COST",
     "KEYFRAME",
     "LATE",
     "MAX_PACKET",
@@ -36,6 +37,10 @@ FORMAT_VERSION = 2
 # Kinds of video. PACKETS: a packet's bytes stand in the file as they are, and decode to the right frames without
 # the container. CONTAINER: they don't; the file is fetched whole and demuxed.
 PACKETS, CONTAINER = "packets", "container"
+
+# Per kind, packets that a decoder is given in less time than it takes to start anew at a later one: in a container, to
+# seek and to find the packet takes longer than to decode a few.
+JUMP_COST = {PACKETS: 0, CONTAINER: 16}
 
 # Packet flags.
 KEYFRAME = 1  # a decoder can start here
@@ -214,6 +219,10 @@ class Video:
     transfer: str
     stream_index: int
     container: str
+
+    def to_seconds(self, pts: Int64Array) -> NDArray[np.float64]:
+        """Times of its clock in seconds, float64, as many as ``pts``."""
+        return pts.astype(np.float64) * self.time_base[0] / self.time_base[1]
 
     @property
     def seconds(self) -> float:

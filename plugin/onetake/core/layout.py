@@ -24,11 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onetake.core.clips import ClipSpec
+from onetake.core.draw import pick_clips
 from onetake.core.index import Keyframes, PacketTable, VideoIndex
+from onetake.core.order import default_lanes
 
-__all__ = ["Grid", "Layout", "Timeline"]
+__all__ = ["Grid", "Layout", "Timeline", "choose_lanes"]
 
 Int64Array = NDArray[np.int64]
+UInt64Array = NDArray[np.uint64]
 
 _FEWEST_TICKS = 8  # that a frame must last on average for one tick to be small
 _FEW_FRAMES = 64  # 23.976 frames a second on a clock of 90 kHz: three steps of 3754 ticks, then one of 3753
@@ -204,6 +207,33 @@ class Layout:
         """int64 [V]."""
         return np.diff(self.clips_before[self._first_segment])
 
+    @property
+    def frames_spanned(self) -> float:
+        """Frames of the video from a clip to the next, or to the clip's end if that comes first; on average."""
+        spec, videos = self.spec, self.index.videos
+        if not spec.by_time:
+            return min(spec.extent, spec.hop_frames)
+        rate = sum(video.num_frames for video in videos) / max(sum(video.seconds for video in videos), 1e-6)
+        return max(float(min(spec.extent_time, spec.hop_time)) * rate, 1)
+
+    # What an epoch draws from.
+
+    @property
+    def num_drawn(self) -> int:
+        """How many clips an epoch draws from: all, or ``clips_per_video`` of each video that has more."""
+        clips, most = self.num_clips_of_videos, self.spec.clips_per_video
+        return int((clips if most is None else np.minimum(clips, most)).sum())
+
+    def pick(self, keys: UInt64Array, seed: int, epoch: int) -> Int64Array | None:
+        """Numbers of the clips that an epoch draws from, rising; None for all. See ``core.draw.pick_clips``."""
+        if self.spec.clips_per_video is None:
+            return None
+        return pick_clips(self.num_clips_of_videos, self.spec.clips_per_video, keys, seed, epoch)
+
+    def num_picked(self, picked: Int64Array | None) -> Int64Array:
+        """int64 [S]: how many clips of each segment are among those that ``pick`` gave."""
+        return self.num_clips if picked is None else np.diff(np.searchsorted(picked, self.clips_before))
+
     # How far segments reach.
 
     def _last_ticks(self) -> Int64Array:
@@ -304,3 +334,30 @@ class Layout:
 
     def _grid(self, segment: int) -> Grid:
         return _grid(self.spec, self.index.videos[self.index.video[segment]].time_base)
+
+
+def choose_lanes(
+    layouts: Sequence[Layout], num_clips: Sequence[int], global_batch: int, num_lanes: int | None
+) -> tuple[tuple[int, int], float]:
+    """Lanes for a first run, and what they cost.
+
+    Args:
+        layouts: of each stream.
+        num_clips: how many clips an epoch takes of each.
+        global_batch: clips in a step of all ranks.
+        num_lanes: what the user asked for, or None.
+
+    Returns:
+        (slots, phases), see ``core.order.default_lanes``; and how many frames are decoded in vain where lanes start,
+        per frame that the epoch's clips span.
+    """
+    frames = keyframes = spanned = 0
+    for layout, clips in zip(layouts, num_clips, strict=True):
+        spanned += round(clips * layout.frames_spanned)
+        if layout.spec.align is None:
+            filled = np.flatnonzero(layout.num_clips)
+            frames += int(layout.index.num_frames[filled].sum())
+            keyframes += int(layout.index.num_keyframes[filled].sum())
+    lead_in = frames / keyframes / 2 if keyframes else 0.0
+    lanes = default_lanes(global_batch, num_lanes, lead_in, spanned)
+    return lanes, lanes[0] * lanes[1] * lead_in / max(spanned, 1)

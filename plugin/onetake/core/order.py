@@ -137,12 +137,6 @@ class Batch:
     occurrence: Int64Array
     is_pad: BoolArray
 
-    def part(self, rank: int, num_ranks: int) -> Batch:
-        """Rank ``rank``'s equal share of a global batch."""
-        size = len(self.clip_id) // num_ranks
-        part = slice(rank * size, (rank + 1) * size)
-        return Batch(self.clip_id[part], self.lane[part], self.seq[part], self.occurrence[part], self.is_pad[part])
-
 
 class EpochOrder:
     """One epoch's samples, in canonical order; or those of some of its lanes.

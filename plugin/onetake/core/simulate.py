@@ -34,18 +34,12 @@ from onetake.core.simulate_costs import (
     step_spans,
 )
 
-__all__ = ["Series", "Simulation", "good_lanes", "simulate"]
+__all__ = ["Series", "Simulation", "simulate"]
 
 Int64Array = NDArray[np.int64]
 Float64Array = NDArray[np.float64]
 
 _BLOCKS = 4
-
-
-def good_lanes(lanes: int, stride: int) -> list[int]:
-    """The numbers nearest to ``lanes`` that ``stride`` divides: below and above it, or itself; rising."""
-    below = lanes // stride * stride
-    return [count for count in ((below,) if below == lanes else (below, below + stride)) if count]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,19 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onetake.core.clips import ClipSpec
-from onetake.core.draw import ClipIds, Runs, draw_of_videos, draw_runs, pick_clips, run_order, video_keys
+from onetake.core.draw import ClipIds, Runs, draw_of_videos, draw_runs, run_order, video_keys
 from onetake.core.errors import SpecError
-from onetake.core.index import CONTAINER, Keyframes, VideoIndex
-from onetake.core.layout import Grid, Layout, Timeline
+from onetake.core.index import CONTAINER, JUMP_COST, Keyframes, VideoIndex
+from onetake.core.layout import Grid, Layout, Timeline, choose_lanes
 from onetake.core.memory import decoder_bytes
-from onetake.core.order import EpochOrder, default_lanes
+from onetake.core.order import EpochOrder
+from onetake.core.tuner import PREDOWNLOAD_BATCHES
 
 __all__ = ["Clips", "Cluster", "segment_bytes"]
 
 Int64Array = NDArray[np.int64]
-
-PREDOWNLOAD_BATCHES = 8  # VideoDataset's default
-_CONTAINER_JUMP = 16  # see ``decode.source``
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +120,7 @@ class Clips:
         self.index, self.spec = index, spec
         self.shuffle, self.shuffle_by, self.seed = shuffle, shuffle_by, seed
         self.layout = Layout(spec, index, keyframes if spec.align else None)
-        counts = self.layout.num_clips_of_videos
-        self.num_clips = int(
-            (counts if spec.clips_per_video is None else np.minimum(counts, spec.clips_per_video)).sum()
-        )
+        self.num_clips = self.layout.num_drawn
         if not self.num_clips:
             raise SpecError(
                 "no video of the index has a clip: the longest has "
@@ -136,7 +131,7 @@ class Clips:
             [decoder_bytes(video.codec, video.width, video.height, video.pix_fmt) for video in index.videos], np.int64
         )
         # What a decoder would rather decode than jump over, in packets; see ``decode.source``.
-        self.jump_cost = np.array([_CONTAINER_JUMP * (v.kind == CONTAINER) for v in index.videos], np.int64)
+        self.jump_cost = np.array([JUMP_COST[video.kind] for video in index.videos], np.int64)
         # Keyframes in the order of frames of all videos, one after the other.
         frames = np.array([video.num_frames for video in index.videos], np.int64)
         self._first_of_video = np.cumsum(frames) - frames
@@ -146,31 +141,15 @@ class Clips:
 
     def choose_lanes(self, global_batch: int, num_lanes: int | None) -> tuple[int, int]:
         """(slots, phases) as VideoDataset chooses them."""
-        spec, index = self.spec, self.index
-        if spec.by_time:
-            seconds = max(sum(video.seconds for video in index.videos), 1e-6)
-            rate = sum(video.num_frames for video in index.videos) / seconds
-            spanned = max(float(min(spec.extent_time, spec.hop_time)) * rate, 1)
-        else:
-            spanned = min(spec.extent, spec.hop_frames)
-        lead_in = 0.0
-        filled = np.flatnonzero(self.layout.num_clips)
-        keyframes = int(index.num_keyframes[filled].sum())
-        if spec.align is None and keyframes:
-            lead_in = int(index.num_frames[filled].sum()) / keyframes / 2
-        return default_lanes(global_batch, num_lanes, lead_in, round(self.num_clips * spanned))
+        return choose_lanes([self.layout], [self.num_clips], global_batch, num_lanes)[0]
 
     def epoch(self, epoch: int, lanes: tuple[int, int]) -> tuple[EpochOrder, Runs]:
         """The order of an epoch, and its runs in the order of the sequence."""
-        before = self.layout.clips_before
-        picked = None
-        if self.spec.clips_per_video is not None:
-            counts = self.layout.num_clips_of_videos
-            picked = pick_clips(counts, self.spec.clips_per_video, self._video_keys, self.seed, epoch)
-        per_segment = np.diff(before if picked is None else np.searchsorted(picked, before))
+        picked = self.layout.pick(self._video_keys, self.seed, epoch)
+        per_segment = self.layout.num_picked(picked)
         runs = draw_runs(per_segment, [len(per_segment)], [self.num_clips], self.seed, epoch)
         order = run_order(self.index.video[runs.segment], self.shuffle, self.shuffle_by, self.seed, epoch)
-        ids = None if picked is None else ClipIds([(int(before[-1]), picked)])
+        ids = None if picked is None else ClipIds([(int(self.layout.clips_before[-1]), picked)])
         return EpochOrder(runs.take(order), *lanes, ids), runs.take(order)
 
     def frames(self, clip_id: Int64Array, segment: Int64Array, epoch: int) -> tuple[Int64Array, Int64Array]:

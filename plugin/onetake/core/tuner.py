@@ -17,8 +17,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from math import ceil
 
-__all__ = ["BOTTLENECKS", "Bounds", "Decision", "History", "Observation", "Settings", "tune"]
+__all__ = ["BOTTLENECKS", "PREDOWNLOAD_BATCHES", "Bounds", "Decision", "History", "Observation", "Settings", "tune"]
 
+PREDOWNLOAD_BATCHES = 8  # per worker, before anything is tuned
 BOTTLENECKS = ("none", "download", "decode", "uneven")  # their places are the numbers that are logged
 CALM_FRACTION = 0.01
 STALL_FRACTION = 0.05

@@ -20,10 +20,10 @@ from av.video.frame import VideoFrame
 from onetake.core.errors import DecodeError, VideoError
 from onetake.core.index import CONTAINER, KEYFRAME, LATE, PACKETS, RECOVERED, PacketTable, Video
 from onetake.decode.colour import colour_tags, hdr_name, not_convertible
-from onetake.decode.decoder import NO_SKIP, SKIPPABLE_CODECS, ClipDecoder, new_counters
+from onetake.decode.decoder import NO_SKIP, SKIPPABLE_CODECS, ClipDecoder, can_skip, new_counters
 from onetake.decode.numbering import number_by_output, start_rows, with_times
 from onetake.decode.probe import Scan
-from onetake.decode.source import ContainerSource, open_source
+from onetake.decode.source import ContainerSource, PacketSource, open_source
 
 __all__ = ["Checked", "check_video"]
 
@@ -170,7 +170,7 @@ def _digest(picture: VideoFrame) -> bytes:
     return hashlib.blake2b(shape + pixels.tobytes(), digest_size=16).digest()
 
 
-def _pictures(source: ContainerSource, broken: list[int]) -> Iterator[VideoFrame]:
+def _pictures(source: PacketSource, broken: list[int]) -> Iterator[VideoFrame]:
     """Every picture from the source's first row on, damage passed over; rows that show some go to ``broken``."""
     codec, packets = source.start(0)
     row = 0
@@ -291,7 +291,7 @@ def _same(path: Path, video: Video, table: PacketTable, start: int, truth: _Trut
     row_of = {int(part.frame[row]): start + row for row in range(len(part))}
     broken = any(start <= row < start + len(part) for row in truth.broken)
     plans = [frames]
-    if video.codec in SKIPPABLE_CODECS and NO_SKIP not in video.codec_options:
+    if can_skip(video):
         strides = VERIFY_STRIDES if limit > MAX_FRAMES else SKIP_STRIDES
         plans += [frames[stride - 1 :: stride] for stride in strides]
     for plan in filter(None, plans):
@@ -345,18 +345,13 @@ def _recovery(path: Path, video: Video, table: PacketTable, start: int, truth: _
     """The row of the frame from which on a decoder that starts at ``start`` is right; None if there is none."""
     frames, part = _stretch(table, start, len(table))
     source = open_source(video, part, path)
-    digests = {}
+    broken: list[int] = []
     try:
-        codec, packets = source.start(0)
-        for _, packet in packets:
-            for picture in codec.decode(packet):
-                digests[start + picture.pts] = _digest(picture)
-        for picture in codec.decode(None):
-            digests[start + picture.pts] = _digest(picture)
-    except (av.error.FFmpegError, EOFError, VideoError):
-        return None
+        digests = {start + picture.pts: _digest(picture) for picture in _pictures(source, broken)}
     finally:
         source.close()
+    if broken:
+        return None
     row_of = {int(part.frame[row]): start + row for row in range(len(part))}
     right = None
     for frame in reversed(frames):

@@ -20,7 +20,7 @@ from onetake.core.index import Video
 from onetake.decode.plan import LostFrames, Places, Plan
 from onetake.decode.source import PacketSource
 
-__all__ = ["NO_SKIP", "SKIPPABLE_CODECS", "ClipDecoder", "Count", "Counters", "new_counters"]
+__all__ = ["NO_SKIP", "SKIPPABLE_CODECS", "ClipDecoder", "Count", "Counters", "can_skip", "new_counters"]
 
 # Codecs of which one may leave pictures undecoded that no other refers to (skip_frame=NONREF) and still get every
 # other picture bit for bit. Not so for MPEG-4 part 2; without effect for VP9 and AV1.
@@ -28,6 +28,12 @@ SKIPPABLE_CODECS = frozenset({"h264", "hevc"})
 NO_SKIP = "skip_frame=default"  # among a video's codec options: not with this one
 
 T = TypeVar("T")
+
+
+def can_skip(video: Video) -> bool:
+    """Whether pictures of the video that no one needs may be left undecoded."""
+    return video.codec in SKIPPABLE_CODECS and NO_SKIP not in video.codec_options.split(",")
+
 
 _DAMAGED = "the file is damaged here, or changed since it was indexed; copy it again, and run `onetake index`"
 
@@ -109,8 +115,7 @@ class ClipDecoder(Generic[T]):
         self._places = Places(source.table)
         self._lost = LostFrames(self._places)
         self._plan = None if plan is None else Plan(self._places, plan)
-        can_skip = video.codec in SKIPPABLE_CODECS and NO_SKIP not in video.codec_options.split(",")
-        self._skips = self._plan is not None and can_skip
+        self._skips = self._plan is not None and can_skip(video)
         self._run: _Run | None = None
         self._kept: dict[int, T] = {}  # converted, for this clip and those to come
         counters[Count.OPENS] += 1
@@ -143,9 +148,7 @@ class ClipDecoder(Generic[T]):
 
     def seconds(self, frames: Sequence[int]) -> NDArray[np.float64]:
         """When frames are shown, in seconds of the video's own clock: float64, as long as ``frames``."""
-        numerator, denominator = self._video.time_base
-        pts = self._source.table.pts[[self._places.row_of[frame] for frame in frames]]
-        return pts.astype(np.float64) * numerator / denominator
+        return self._video.to_seconds(self._source.table.pts[[self._places.row_of[frame] for frame in frames]])
 
     def _bring(self, frame: int) -> None:
         """Have a frame among those that are kept, unless it is lost."""

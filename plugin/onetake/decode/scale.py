@@ -11,29 +11,9 @@ from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from onetake.core.errors import OnetakeError, SpecError
-from onetake.decode.colour import (
-    COLOR_MATRICES,
-    check_color_matrix,
-    colour_tags,
-    hdr_name,
-    is_limited_gray,
-    not_convertible,
-    source_matrix,
-)
+from onetake.decode.colour import is_limited_gray, not_convertible, source_matrix
 
-__all__ = [
-    "COLOR_MATRICES",
-    "SCALINGS",
-    "FrameSize",
-    "check_color_matrix",
-    "check_frame_size",
-    "check_scaling",
-    "colour_tags",
-    "converter",
-    "hdr_name",
-    "output_size",
-    "scaled_size",
-]
+__all__ = ["SCALINGS", "FrameSize", "check_frame_size", "check_scaling", "converter", "output_size", "scaled_size"]
 
 # (height, width): scaled to cover, centre-cropped. int: the short side. None: as in the video.
 FrameSize = tuple[int, int] | int | None

@@ -14,7 +14,7 @@ from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 
 from onetake.core.errors import DecodeError, VideoError
-from onetake.core.index import CONTAINER, PacketTable, Video, packet_check
+from onetake.core.index import CONTAINER, JUMP_COST, PACKETS, PacketTable, Video, packet_check
 from onetake.decode.container import HEADER_BYTES, MAX_PIXELS, decoding_stream, open_video
 
 __all__ = ["ContainerSource", "PacketSource", "TableSource", "codec_options", "open_source"]
@@ -67,7 +67,7 @@ class TableSource:
         FileNotFoundError: ``path`` does not exist.
     """
 
-    jump_cost = 0
+    jump_cost = JUMP_COST[PACKETS]
 
     def __init__(self, video: Video, table: PacketTable, path: Path, file_start: int = 0) -> None:
         self.table = table
@@ -128,7 +128,7 @@ class ContainerSource:
         VideoError: the file cannot be opened.
     """
 
-    jump_cost = 16  # to seek and find the packet takes longer than to decode a few
+    jump_cost = JUMP_COST[CONTAINER]
 
     def __init__(self, video: Video, table: PacketTable, path: Path) -> None:
         self.table = table

@@ -10,10 +10,10 @@ import numpy as np
 from streaming import StreamingDataset
 from streaming.base.util import bytes_to_int, number_abbrev_to_int
 
-from onetake.core.clips import ClipSpec
 from onetake.core.errors import CacheError, SpecError
+from onetake.core.layout import choose_lanes as lanes_of_layouts
 from onetake.core.names import nearest
-from onetake.core.order import MAX_LEAD_IN, default_lanes
+from onetake.core.order import MAX_LEAD_IN
 from onetake.stream.stream import VideoStream
 
 __all__ = [
@@ -142,16 +142,8 @@ def choose_lanes(
     streams: Sequence[VideoStream], global_batch: int, num_lanes: int | None, warn: bool
 ) -> tuple[int, int]:
     """(slots, phases) for a first run; says so when there is little video for them."""
-    frames = keyframes = spanned = 0
-    for stream in streams:
-        assert stream.clips is not None
-        spanned += round(stream.num_chosen * _frames_spanned(stream, stream.clips))
-        if stream.clips.align is None:
-            frames += int(stream.index.num_frames[stream.segments].sum())
-            keyframes += int(stream.index.num_keyframes[stream.segments].sum())
-    lead_in = frames / keyframes / 2 if keyframes else 0
-    lanes = default_lanes(global_batch, num_lanes, lead_in, spanned)
-    waste = lanes[0] * lanes[1] * lead_in / max(spanned, 1)
+    layouts, chosen = [stream.layout for stream in streams], [stream.num_chosen for stream in streams]
+    lanes, waste = lanes_of_layouts(layouts, chosen, global_batch, num_lanes)
     if warn and num_lanes is None and waste > MAX_LEAD_IN:
         warnings.warn(
             f"{lanes[0]} lanes start in the middle of a video, and decode about {waste:.0%} more frames than the clips "
@@ -159,15 +151,6 @@ def choose_lanes(
             stacklevel=3,
         )
     return lanes
-
-
-def _frames_spanned(stream: VideoStream, spec: ClipSpec) -> float:
-    """Frames of the video from a clip to the next, or to the clip's end if that comes first; on average."""
-    if not spec.by_time:
-        return min(spec.extent, spec.hop_frames)
-    videos = stream.index.videos
-    rate = sum(video.num_frames for video in videos) / max(sum(video.seconds for video in videos), 1e-6)
-    return max(float(min(spec.extent_time, spec.hop_time)) * rate, 1)
 
 
 def check_open_segments(limit: int, streams: Sequence[VideoStream], lanes: int, predownload: int) -> None:

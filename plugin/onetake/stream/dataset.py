@@ -18,6 +18,7 @@ from onetake.core.clips import ClipSpec
 from onetake.core.draw import SHUFFLE_GROUPS
 from onetake.core.errors import CacheError, OnetakeError, SourceError, SpecError, VideoError
 from onetake.core.seeds import sample_seed
+from onetake.core.tuner import PREDOWNLOAD_BATCHES
 from onetake.decode.scale import FrameSize, check_frame_size, check_scaling
 from onetake.stream.checks import (
     check_cache_limit,
@@ -157,7 +158,7 @@ class VideoDataset(OrderedDataset):
             check_full_batch(streams, global_batch)
         lanes = choose_lanes(streams, global_batch, num_canonical_lanes, warn=world.is_leader)
         self.memory = plan_memory(streams, world, replication, lanes[0] * lanes[1], global_batch, max_memory)
-        predownload = 8 * batch_size if predownload is None else predownload
+        predownload = PREDOWNLOAD_BATCHES * batch_size if predownload is None else predownload
         check_count("predownload", predownload)
         if cache_limit is not None:
             cache_limit = check_cache_limit(cache_limit, streams)

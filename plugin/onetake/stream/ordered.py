@@ -117,11 +117,9 @@ class OrderedDataset(HostDataset):
         counts: list[Int64Array] = []
         picks: list[tuple[int, Int64Array | None]] = []
         for stream in self.streams:
-            before = stream.layout.clips_before
             picked = stream.pick_clips(self.shuffle_seed, drawn)
-            bounds = np.append(before[stream.segments], before[-1])
-            counts.append(np.diff(bounds if picked is None else np.searchsorted(picked, bounds)))
-            picks.append((int(before[-1]), picked))
+            counts.append(stream.layout.num_picked(picked)[stream.segments])
+            picks.append((int(stream.layout.clips_before[-1]), picked))
         runs = draw_runs(
             np.concatenate(counts),
             [len(stream.segments) for stream in self.streams],

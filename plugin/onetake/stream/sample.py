@@ -61,8 +61,7 @@ def zeros(place: ClipPlace, layout: str) -> Clip:
     size = output_size(place.stream.frame_size, video.rotation, video.height, video.width)
     timeline = place.stream.timeline(segment)
     frames = place.frames(lambda: timeline)
-    numerator, denominator = video.time_base
-    seconds = timeline.pts[np.searchsorted(timeline.frame, frames)] * numerator / denominator
+    seconds = video.to_seconds(timeline.pts[np.searchsorted(timeline.frame, frames)])
     return Clip(empty_video(layout, len(frames), *size).zero_(), place.video_id, frames, seconds)
 
 

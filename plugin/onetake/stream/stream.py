@@ -19,11 +19,12 @@ from streaming.base.util import retry
 from streaming.base.world import World
 
 from onetake.core.clips import ClipSpec
-from onetake.core.draw import draw_of_videos, pick_clips, video_keys
+from onetake.core.draw import draw_of_videos, video_keys
 from onetake.core.errors import CacheError, IndexFileError, SourceError, SpecError
 from onetake.core.index import CONTAINER, PacketTable, Video
 from onetake.core.layout import Layout, Timeline
-from onetake.decode.scale import FrameSize, check_color_matrix, check_frame_size
+from onetake.decode.colour import check_color_matrix
+from onetake.decode.scale import FrameSize, check_frame_size
 from onetake.decode.segment import byte_range, reached_segments, run_table
 from onetake.decode.source import PacketSource, open_source
 from onetake.decode.store import (
@@ -188,7 +189,7 @@ class VideoStream(Stream):
         """Count what an epoch can draw from, and say which videos have no clip."""
         videos = self.index.videos
         clips = self.layout.num_clips_of_videos
-        self.num_clips = int((clips if spec.clips_per_video is None else np.minimum(clips, spec.clips_per_video)).sum())
+        self.num_clips = self.layout.num_drawn
         if not self.num_clips:
             raise no_clips(spec, self.index, self.videos_location)
         random = spec.jitter or spec.clips_per_video is not None
@@ -215,11 +216,7 @@ class VideoStream(Stream):
 
     def pick_clips(self, seed: int, epoch: int) -> NDArray[np.int64] | None:
         """Numbers of the clips that an epoch draws from, rising; None for all."""
-        assert self.clips is not None
-        if self.clips.clips_per_video is None:
-            return None
-        clips = self.layout.num_clips_of_videos
-        return pick_clips(clips, self.clips.clips_per_video, self._video_keys, seed, epoch)
+        return self.layout.pick(self._video_keys, seed, epoch)
 
     def shift(self, segment: int, seed: int, epoch: int) -> int:
         """By how much an epoch's jitter shifts the clips of a segment; see ``Layout.shift``."""
