@@ -12,7 +12,7 @@ import torch
 
 from onetake.decode.build import index_videos
 from onetake.decode.synthetic import write_numbered_video
-from onetake.stream.source import Folder
+from onetake.storage.local import LocalStorage
 
 # Tests share few cores with the workers that they start; threads that wait for one another would rule the time.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -64,10 +64,10 @@ def real_videos() -> list[Path]:
 @pytest.fixture
 def slow_remote(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every segment takes a fifth of a second to be fetched."""
-    copy = Folder.copy
+    copy = LocalStorage.copy
 
     def slow(*arguments: Any) -> None:
         time.sleep(0.2)
         copy(*arguments)
 
-    monkeypatch.setattr(Folder, "copy", slow)
+    monkeypatch.setattr(LocalStorage, "copy", slow)

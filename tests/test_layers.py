@@ -1,4 +1,4 @@
-"""The import picture: core <- decode <- stream <- {lightning, composer} <- cli.
+"""The import picture: core <- storage <- decode <- stream <- {lightning, composer} <- cli.
 
 Imports go down only, each layer may use the outside packages of its row, and private names of the host
 frameworks stand in a `compat.py`. What is imported lazily or for type checking counts like the rest.
@@ -22,9 +22,10 @@ PACKAGE = SOURCE / "onetake"
 #            layer: (layers below it, outside packages)
 LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "core": (set(), {"numpy"}),
-    "decode": ({"core"}, {"numpy", "av", "pyarrow"}),
+    "storage": ({"core"}, {"boto3", "botocore", "google", "azure"}),
+    "decode": ({"core", "storage"}, {"numpy", "av", "pyarrow"}),
     "stream": (
-        {"core", "decode"},
+        {"core", "storage", "decode"},
         {"numpy", "av", "pyarrow", "torch", "torchvision", "streaming", "filelock", "psutil"},
     ),
 }

@@ -38,7 +38,7 @@ def plain_video(number: int, num_frames: int, **values: Any) -> Video:
         video_id=f"{number}.mp4",
         file=f"{number}.mp4",
         file_bytes=1,
-        mtime_ns=0,
+        version="",
         kind=PACKETS,
         num_frames=num_frames,
         codec="h264",

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from onetake.core.errors import CacheError
-from onetake.stream.source import Folder
+from onetake.storage.local import LocalStorage
 from tests.helpers import make_loader, record
 
 GLOBAL_BATCH = 4
@@ -158,14 +158,14 @@ def fetched(tmp_path, monkeypatch):
     """Which segments' bytes leave the remote, of all processes: a name for each fetch."""
     log = tmp_path / "fetched"
     log.touch()
-    copy = Folder.copy
+    copy = LocalStorage.copy
 
     def noting(self, file, start, length, target):
         with log.open("a") as lines:
             lines.write(target.name.split(".bytes")[0] + "\n")
         copy(self, file, start, length, target)
 
-    monkeypatch.setattr(Folder, "copy", noting)
+    monkeypatch.setattr(LocalStorage, "copy", noting)
     return lambda: log.read_text().splitlines()
 
 

@@ -32,7 +32,7 @@ __all__ = [
     "packet_check",
 ]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 # Kinds of video. PACKETS: a packet's bytes stand in the file as they are, and decode to the right frames without
 # the container. CONTAINER: they don't; the file is fetched whole and demuxed.
@@ -177,7 +177,8 @@ class Video:
         video_id: its name, unique in the index: the file's path below the videos' folder.
         file: path below the videos' folder, with forward slashes.
         file_bytes: size of the file when it was indexed.
-        mtime_ns: its modification time then.
+        version: another text whenever the file is another: its modification time then, or an object's ETag. No part of
+            what the index is of: a copy of the same videos elsewhere has the same generation.
         kind: PACKETS or CONTAINER.
         num_frames: frames that a full sequential decode shows.
         codec: the codec's name in FFmpeg, such as "h264".
@@ -200,7 +201,7 @@ class Video:
     video_id: str
     file: str
     file_bytes: int
-    mtime_ns: int
+    version: str
     kind: str
     num_frames: int
     codec: str

@@ -17,19 +17,11 @@ from onetake.core.errors import IndexFileError, OnetakeError, SourceError, SpecE
 from onetake.core.index import CONTAINER, MAX_SEGMENT_PACKETS, Keyframes, VideoIndex
 from onetake.decode.check import check_video
 from onetake.decode.container import VIDEO_SUFFIXES
+from onetake.decode.index_writer import IndexedVideo, check_target, write_index
 from onetake.decode.numbering import segment_rows
 from onetake.decode.probe import scan_video
 from onetake.decode.segment import byte_range
-from onetake.decode.store import (
-    IndexedVideo,
-    check_target,
-    read_header,
-    read_index,
-    read_keyframes,
-    read_table,
-    read_table_bytes,
-    write_index,
-)
+from onetake.decode.store import read_header, read_index, read_keyframes, read_table, read_table_bytes
 from onetake.decode.validate import safe_path, video_problem
 
 __all__ = ["IndexReport", "Refusal", "index_video", "index_videos"]
@@ -215,7 +207,7 @@ def _unchanged(folder: Path, files: list[str], target: Path, how: dict[str, Any]
         if video.file not in wanted:
             continue
         stat = (folder / video.file).stat()
-        if (stat.st_size, stat.st_mtime_ns) != (video.file_bytes, video.mtime_ns):
+        if (stat.st_size, str(stat.st_mtime_ns)) != (video.file_bytes, video.version):
             continue
         segments = range(firsts[number], firsts[number + 1])
         own = slice(keyframes.start[firsts[number]], keyframes.start[firsts[number + 1]])

@@ -10,7 +10,7 @@ import numpy as np
 from onetake.core.clips import ClipSpec
 from onetake.core.errors import CacheError, SpecError
 from onetake.core.index import VideoIndex
-from onetake.stream.source import open_location
+from onetake.storage.open import open_storage
 
 __all__ = [
     "check_stream_index",
@@ -27,8 +27,11 @@ logger = logging.getLogger(__name__)
 
 def refuse_nested(cache: Path, remote: str) -> None:
     """The cache is emptied by deleting files, so it must not hold the videos, nor lie among them."""
-    videos = open_location(remote).root.absolute()
-    cache, videos = cache.resolve(), videos.resolve()
+    storage = open_storage(remote)
+    storage.check()
+    if storage.root is None:
+        return
+    cache, videos = cache.resolve(), storage.root.resolve()
     if cache == videos or cache in videos.parents or videos in cache.parents:
         raise CacheError(
             f"local={cache} and remote={videos} lie within one another: the cache deletes files, so give it a "

@@ -16,7 +16,8 @@ from torchvision.models import get_model, list_models, video
 from onetake.core.errors import ConfigError, VideoError
 from onetake.core.names import load_object, nearest
 from onetake.decode.store import read_index
-from onetake.stream.source import open_location
+from onetake.storage.local import LocalStorage
+from onetake.storage.open import open_storage
 
 __all__ = ["ClipClassifier", "FolderLabels", "clip_loss"]
 
@@ -40,7 +41,10 @@ class FolderLabels:
         if (videos is None) == (classes is None):
             raise ConfigError("FolderLabels needs either videos= (a folder per class in it) or classes= (their names)")
         if videos is not None:
-            index = read_index(open_location(fspath(videos)).root)
+            storage = open_storage(fspath(videos))
+            storage.check()
+            assert isinstance(storage, LocalStorage)
+            index = read_index(storage.root)
             classes = sorted({_folder(video.video_id) for video in index.videos} - {""})
             if not classes:
                 raise ConfigError(f"no video in {fspath(videos)} lies in a folder of its class, as in class/video.mp4")

@@ -35,6 +35,8 @@ from onetake.decode.store import (
     read_table_bytes,
 )
 from onetake.decode.validate import safe_path
+from onetake.storage.local import LocalStorage
+from onetake.storage.open import open_storage
 from onetake.stream.arguments import (
     check_stream_index,
     check_weights,
@@ -46,7 +48,6 @@ from onetake.stream.arguments import (
 )
 from onetake.stream.cached_index import copy_index
 from onetake.stream.shard import VideoShard
-from onetake.stream.source import Folder, open_location
 
 __all__ = ["VideoStream"]
 
@@ -164,9 +165,9 @@ class VideoStream(Stream):
         self.frame_size = frame_size if self._frame_size == "dataset" else check_frame_size(self._frame_size)
         if self.subfolder is None:
             self.subfolder = split
-        videos = open_location(self.videos_location).root / (self.subfolder or "")
-        self._videos = Folder(videos)
-        self._index_source = videos if self._index_location is None else open_location(self._index_location).root
+        videos = _folder(self.videos_location) / (self.subfolder or "")
+        self._videos = LocalStorage(videos)
+        self._index_source = videos if self._index_location is None else _folder(self._index_location)
         header = read_header(self._index_source)
         if self.in_place:
             # Nothing is ever written there; the host wants every stream to have a folder of its own.
@@ -238,7 +239,7 @@ class VideoStream(Stream):
 
     def _check_size(self, video: Video) -> None:
         try:
-            size = self._videos.size(str(safe_path(video.file)))
+            size = self._videos.stat(str(safe_path(video.file))).size
         except FileNotFoundError:
             raise SourceError(
                 f"video {video.video_id!r} is in the index, but not in {self._videos.root}: "
@@ -378,3 +379,10 @@ class VideoStream(Stream):
             shard.evict()
             raise FileNotFoundError(f"the cached segment {shard.path} was damaged")  # so that it is fetched again
         return video, open_source(video, table, shard.path, start)
+
+
+def _folder(location: str) -> Path:
+    storage = open_storage(location)
+    storage.check()
+    assert isinstance(storage, LocalStorage)
+    return storage.root

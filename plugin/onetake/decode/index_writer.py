@@ -1,0 +1,187 @@
+"""Writing an index: the same videos give the same bytes, and a half-written one is never taken for whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from onetake.core.errors import IndexFileError, SourceError
+from onetake.core.index import FORMAT_VERSION, Keyframes, Video, VideoIndex
+from onetake.decode.store import (
+    HEADER,
+    KEYFRAME_COLUMNS,
+    PACKETS_BIN,
+    SEGMENT_COLUMNS,
+    SEGMENTS,
+    VIDEO_SCHEMA,
+    VIDEOS,
+    read_header,
+    read_index,
+)
+
+__all__ = ["IndexedVideo", "check_target", "write_index"]
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedVideo:
+    """One video, ready to be written: S segments and their packet tables.
+
+    Attributes:
+        video: the video.
+        rows: for each segment, a value per name: first_frame, num_frames, first_pts, byte_offset, byte_length,
+            num_packets, num_keyframes.
+        keyframes: those of its segments.
+        tables: for each segment, its packet table as bytes.
+        damaged: packets found that don't decode; not written.
+    """
+
+    video: Video
+    rows: tuple[dict[str, int], ...]
+    keyframes: Keyframes
+    tables: tuple[bytes, ...]
+    damaged: int = 0
+
+
+def check_target(out: Path) -> None:
+    """See, before the work is done, whether an index can be written to ``out``.
+
+    Raises:
+        SourceError: it can't, or the place is taken by another program's index, such as that of MDS shards.
+    """
+    remedy = "name another folder with --out (out=)"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with _replacing(out / HEADER):
+            pass
+    except OSError as error:
+        raise SourceError(f"the index cannot be written to {out} ({error.strerror}): {remedy}") from None
+    try:
+        header = json.loads((out / HEADER).read_bytes())
+    except (OSError, ValueError):
+        return
+    if not isinstance(header, dict) or header.get("format") != "onetake":
+        raise SourceError(f"{out / HEADER} belongs to another program: {remedy}")
+
+
+def write_index(out: Path, videos: Sequence[IndexedVideo], how: dict[str, Any]) -> VideoIndex:
+    """Write an index of ``videos``, replacing one that is there; give it back as it would be read.
+
+    The same videos give the same bytes.
+
+    Args:
+        out: its folder.
+        videos: what it holds.
+        how: the settings that it was made with, for its header.
+    """
+    ordered = sorted(videos, key=lambda item: item.video.video_id)
+    columns: dict[str, list[int]] = {name: [] for name in SEGMENT_COLUMNS}
+    keyframes: dict[str, list[list[int]]] = {name: [] for name in KEYFRAME_COLUMNS}
+    digest = hashlib.blake2b(digest_size=16)
+    out.mkdir(parents=True, exist_ok=True)
+    offset = 0
+    with _replacing(out / PACKETS_BIN) as (part, file):
+        for number, item in enumerate(ordered):
+            digest.update(repr([item.rows, *_identity(item.video)]).encode())
+            for name, steps in zip(KEYFRAME_COLUMNS, _keyframe_steps(item), strict=True):
+                digest.update(repr(steps).encode())
+                keyframes[name].extend(steps)
+            for row, table in zip(item.rows, item.tables, strict=True):
+                digest.update(table)
+                file.write(table)
+                for name, value in {
+                    **row, "video": number, "table_offset": offset, "table_length": len(table)
+                }.items():  # fmt: skip
+                    columns[name].append(value)
+                offset += len(table)
+        generation = digest.hexdigest()
+        if not _has_generation(out, generation):
+            (out / HEADER).unlink(missing_ok=True)  # of files that no longer belong together nothing is opened
+        part.commit()
+    metadata = {"onetake": json.dumps({"version": FORMAT_VERSION, "generation": generation})}
+    rows = [_video_row(item.video) for item in ordered]
+    _write_parquet(out / VIDEOS, pa.Table.from_pylist(rows, VIDEO_SCHEMA.with_metadata(metadata)))
+    arrays = {name: pa.array(values, pa.int64()) for name, values in columns.items()}
+    arrays |= {name: pa.array(lists, pa.list_(pa.int64())) for name, lists in keyframes.items()}
+    _write_parquet(out / SEGMENTS, pa.table(arrays).replace_schema_metadata(metadata))
+    header = {
+        "format": "onetake",
+        "version": FORMAT_VERSION,
+        "generation": generation,
+        "videos": len(ordered),
+        "segments": len(columns["video"]),
+        "frames": sum(item.video.num_frames for item in ordered),
+        "packets_bytes": offset,
+        **how,
+    }
+    with _replacing(out / HEADER) as (part, file):
+        file.write((json.dumps(header, indent=2) + "\n").encode())
+        part.commit()
+    return read_index(out)
+
+
+def _keyframe_steps(item: IndexedVideo) -> tuple[list[list[int]], list[list[int]]]:
+    """Per segment, the steps between its keyframes: of frames, and of pts."""
+    found: tuple[list[list[int]], list[list[int]]] = ([], [])
+    bounds = zip(item.rows, item.keyframes.start[:-1].tolist(), item.keyframes.start[1:].tolist(), strict=True)
+    for row, start, stop in bounds:
+        found[0].append(np.diff(item.keyframes.frame[start:stop], prepend=row["first_frame"]).tolist())
+        found[1].append(np.diff(item.keyframes.pts[start:stop], prepend=row["first_pts"]).tolist())
+    return found
+
+
+def _has_generation(out: Path, generation: str) -> bool:
+    try:
+        return read_header(out).get("generation") == generation
+    except IndexFileError:
+        return False
+
+
+class _replacing:  # noqa: N801
+    """A file that takes the place of ``path`` when committed, whole, and leaves nothing behind otherwise."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        self._done = False
+
+    def __enter__(self) -> tuple[_replacing, Any]:
+        self._file = self._part.open("wb")
+        return self, self._file
+
+    def commit(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._done = True
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        if self._done:
+            self._part.replace(self._path)
+        else:
+            self._part.unlink(missing_ok=True)
+
+
+def _write_parquet(path: Path, table: pa.Table) -> None:
+    with _replacing(path) as (part, file):
+        pq.write_table(table, file, compression="zstd")
+        part.commit()
+
+
+def _video_row(video: Video) -> dict[str, Any]:
+    row = {field.name: getattr(video, field.name) for field in fields(Video)}
+    row["time_base_num"], row["time_base_den"] = row.pop("time_base")
+    return row
+
+
+def _identity(video: Video) -> list[Any]:
+    """What tells two videos apart, wherever they are copied to."""
+    return [getattr(video, field.name) for field in fields(Video) if field.name != "version"]
