@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 
+from onetake.cli.clip_options import clip_options, clip_spec
+from onetake.cli.console import in_bytes
 from onetake.core.errors import SpecError
-
-_STRIDE = 4
 
 
 @click.command("simulate", epilog="Example: onetake simulate videos --nodes 2 --compare-lanes 512,2048 --plot l.png")
@@ -21,14 +21,7 @@ _STRIDE = 4
 @click.option("--ranks", default=8, show_default=True, help="Ranks (GPUs) per node.")
 @click.option("--workers", default=4, show_default=True, help="Workers per rank; 0: the rank decodes itself.")
 @click.option("--batch-size", default=8, show_default=True, help="Clips per rank and step.")
-@click.option("--num-frames", default=16, show_default=True, help="Frames in a clip.")
-@click.option("--stride", type=int, help="Frames of the video from one of a clip's to the next.  [default: 4]")
-@click.option("--hop", type=int, help="Frames from a clip's start to the next one's.  [default: clips back to back]")
-@click.option("--fps", help='Count clips in seconds: frames a second, such as 8 or "30000/1001"; no --stride.')
-@click.option("--hop-seconds", help="With --fps: seconds from a clip's start to the next one's.")
-@click.option("--clips-per-video", type=int, help="Random clips that an epoch takes of each video.  [default: all]")
-@click.option("--align", type=click.Choice(["keyframe"]), help="Start clips at keyframes.")
-@click.option("--jitter", is_flag=True, help="Shift each video's clips at random in every epoch.")
+@clip_options
 @click.option("--lanes", type=int, help="num_canonical_lanes.  [default: what VideoDataset chooses]")
 @click.option("--compare-lanes", metavar="L,L,...", help="One column for each of these numbers of lanes.")
 @click.option("--shuffle/--no-shuffle", default=True, show_default=True)
@@ -69,7 +62,6 @@ def simulate_command(
     A million clips take some seconds; of many more, --steps goes through a part. Each of its four blocks, spread over
     the epoch, counts as a run that is resumed at its first step and stopped after its last.
     """
-    from onetake.core.clips import ClipSpec
     from onetake.core.names import require
     from onetake.core.order import nearest_lanes
     from onetake.core.simulate import Simulation, simulate
@@ -87,9 +79,7 @@ def simulate_command(
             raise SpecError(f"--plot {plot}: there is no folder {plot.absolute().parent}")
     cluster = Cluster(nodes, ranks, workers, batch_size, predownload)
     wanted = _lanes(lanes, compare_lanes)
-    if clips["stride"] is None and clips["fps"] is None:
-        clips["stride"] = _STRIDE
-    spec = ClipSpec(**{name: value for name, value in clips.items() if value is not None})
+    spec = clip_spec(clips)
     found = read_index(index)
     source = Clips(found, read_keyframes(index, found), spec, shuffle=shuffle, shuffle_by=shuffle_by, seed=seed)
     columns, drawn = [], []
@@ -152,8 +142,6 @@ def _warning(simulation: Any, cluster: Any, good: Sequence[int]) -> str | None:
     )
 
 
-BYTE_UNITS = ("kB", "MB", "GB", "TB")
-
 _Row = tuple[str, Callable[[Any], str]]
 
 _ROWS: tuple[tuple[_Row, ...], ...] = (
@@ -179,19 +167,19 @@ _ROWS: tuple[tuple[_Row, ...], ...] = (
         ("steps of a lane that stay on a worker", lambda s: f"{s.same_reader:.1%}"),
     ),
     (
-        ("fetched by a node", lambda s: _size(s.node_bytes)),
-        ("... least", lambda s: _size(s.node_bytes_min)),
-        ("... most", lambda s: _size(s.node_bytes_max)),
+        ("fetched by a node", lambda s: in_bytes(s.node_bytes)),
+        ("... least", lambda s: in_bytes(s.node_bytes_min)),
+        ("... most", lambda s: in_bytes(s.node_bytes_max)),
         ("segments fetched", lambda s: f"{s.segments:,.0f}"),
         ("... by several nodes", lambda s: f"{s.segments_shared:,.0f}"),
         ("share of bytes fetched again", lambda s: f"{s.bytes_shared:.1%}"),
-        ("a node's before the first batch", lambda s: _size(s.first_batch_bytes)),
-        ("a node's cache, at the peak", lambda s: _size(s.cache_peak_bytes)),
+        ("a node's before the first batch", lambda s: in_bytes(s.first_batch_bytes)),
+        ("a node's cache, at the peak", lambda s: in_bytes(s.cache_peak_bytes)),
     ),
     (
         ("open decoders of a worker, at most", lambda s: f"{s.open_decoders:,.0f}"),
-        ("... their memory, about", lambda s: _size(s.reader_decoder_bytes)),
-        ("... on a node", lambda s: _size(s.node_decoder_bytes)),
+        ("... their memory, about", lambda s: in_bytes(s.reader_decoder_bytes)),
+        ("... on a node", lambda s: in_bytes(s.node_decoder_bytes)),
     ),
 )
 
@@ -218,11 +206,3 @@ def _print(summary: dict[str, Any], columns: Sequence[Any], warnings: Sequence[s
     console.print(table)
     for warning in warnings:
         console.print(f"warning: {warning}")
-
-
-def _size(count: float) -> str:
-    """Bytes in words."""
-    if count < 1000:
-        return f"{count:.0f} B"
-    power = next((power for power in (1, 2, 3) if count < 999.5 * 1000**power), 4)
-    return f"{count / 1000**power:.3g} {BYTE_UNITS[power - 1]}"

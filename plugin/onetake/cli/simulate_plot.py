@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from onetake.cli.simulate import BYTE_UNITS
+from onetake.cli.console import BYTE_UNITS
 from onetake.core.errors import SpecError
 from onetake.core.simulate import Int64Array, Series, Simulation
 
