@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,6 +60,25 @@ def real_videos() -> list[Path]:
     """The real videos to test over, if there are any."""
     folder = Path(os.environ.get("ONETAKE_TEST_VIDEOS") or Path(__file__).parents[2] / "shared" / "videos")
     return sorted(path for path in folder.glob("*") if path.suffix in {".mp4", ".avi", ".mkv", ".webm", ".mov"})
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[None]:
+    """A Ray of this machine with two workers, which this process has joined."""
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    import ray
+
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=80 << 20,
+        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}},
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ PACKAGE = SOURCE / "onetake"
 LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "core": (set(), {"numpy"}),
     "storage": ({"core"}, {"boto3", "botocore", "google", "azure"}),
-    "decode": ({"core", "storage"}, {"numpy", "av", "pyarrow"}),
+    "decode": ({"core", "storage"}, {"numpy", "av", "pyarrow", "ray"}),
     "stream": (
         {"core", "storage", "decode"},
         {"numpy", "av", "pyarrow", "torch", "torchvision", "streaming", "filelock", "psutil"},

@@ -28,7 +28,13 @@ import click
     is_flag=True,
     help="Decode every frame of every video, and compare what seeking gives; takes several times as long as playing.",
 )
-@click.option("--workers", type=int, help="Processes.  [default: one per CPU]")
+@click.option("--workers", type=int, help="Files at once.  [default: one per CPU]")
+@click.option(
+    "--engine",
+    default="local",
+    show_default=True,
+    help="Where the work is done: local, or ray (an existing cluster, see RAY_ADDRESS).",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def index_command(
     folder: Path,
@@ -37,6 +43,7 @@ def index_command(
     stream_index: int | None,
     verify: bool,
     workers: int | None,
+    engine: str,
     as_json: bool,
 ) -> None:
     """Index the videos in FOLDER where they are, so that they can be trained on.
@@ -71,6 +78,7 @@ def index_command(
             stream_index=stream_index,
             verify=verify,
             workers=workers,
+            engine=engine,
             progress=lambda done, total, file: bars.update(task, completed=done, total=total, file=file),
         )
     index = report.index

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from onetake.core.errors import IndexFileError, OnetakeError, SourceError, SpecError, VideoError
+from onetake.core.errors import IndexFileError, SourceError, SpecError, VideoError
 from onetake.core.index import CONTAINER, MAX_SEGMENT_PACKETS, Keyframes, VideoIndex
 from onetake.decode.check import check_video
 from onetake.decode.container import VIDEO_SUFFIXES
+from onetake.decode.engine import Crashed, check_engine, run_all
 from onetake.decode.index_writer import IndexedVideo, check_target, write_index
 from onetake.decode.numbering import segment_rows
 from onetake.decode.probe import scan_video
@@ -63,6 +62,7 @@ def index_videos(
     segment_seconds: float = 60.0,
     stream_index: int | None = None,
     verify: bool = False,
+    engine: str = "local",
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> IndexReport:
@@ -78,8 +78,10 @@ def index_videos(
         stream_index: the number, in each file, of the video stream to index. None: the one that players choose.
         verify: decode every frame of every video, in order and from every keyframe, and compare; takes several times
             as long as decoding once. Otherwise a few stretches of each video are compared.
-        workers: processes. None: one per CPU. With more than one, call it under ``if __name__ == "__main__"``,
-            since they are spawned.
+        engine: "local", or "ray": the Ray cluster that this process has joined, that ``RAY_ADDRESS`` names or that runs
+            on this machine; its nodes must see the videos under the same path.
+        workers: files at once. None: one per CPU. With more than one, call it under ``if __name__ == "__main__"``,
+            since processes are spawned.
         progress: called as (videos done, videos in all, file) after every file.
 
     Raises:
@@ -91,8 +93,7 @@ def index_videos(
     target = folder if out is None else Path(out)
     if not segment_seconds > 0:
         raise SpecError(f"segment_seconds={segment_seconds}: must be above 0")
-    if workers is not None and workers < 1:
-        raise SpecError(f"workers={workers}: must be at least 1")
+    check_engine(engine, workers)
     files = _list_videos(folder)
     check_target(target)
     how = {"segment_seconds": segment_seconds, "stream_index": stream_index}
@@ -101,12 +102,14 @@ def index_videos(
     refused: list[Refusal] = []
     reused = len(done)
     finished = reused
-    for file, result in _index_all(folder, todo, {**how, "verify": verify}, workers or os.cpu_count() or 1):
+    index_one = partial(_try, folder.absolute(), how={**how, "verify": verify})
+    for file, result in run_all(index_one, todo, engine, workers):
         finished += 1
         if isinstance(result, IndexedVideo):
             done[file] = result
         else:
-            refused.append(Refusal(file, result))
+            reason = "the decoder crashes on it; encode it again" if isinstance(result, Crashed) else result
+            refused.append(Refusal(file, reason))
         if progress:
             progress(finished, len(files), file)
     refused.sort(key=lambda refusal: refusal.file)
@@ -232,43 +235,3 @@ def _try(folder: Path, file: str, how: dict[str, Any]) -> IndexedVideo | str:
         return error.reason
     except OSError as error:
         return f"cannot be read ({error.strerror})"
-
-
-def _index_all(
-    folder: Path, files: list[str], how: dict[str, Any], workers: int
-) -> Iterator[tuple[str, IndexedVideo | str]]:
-    """(file, what came of it or the reason why nothing did), in any order."""
-    workers = min(workers, len(files))
-    if workers <= 1:
-        for file in files:
-            yield file, _try(folder, file, how)
-        return
-    left = set(files)
-    try:
-        with _pool(workers) as pool:
-            futures = {pool.submit(_try, folder, file, how): file for file in files}
-            for future in as_completed(futures):
-                result = future.result()
-                left.discard(futures[future])
-                yield futures[future], result
-    except BrokenProcessPool:
-        # A file brought its process down, and the pool with it: which one is found out one at a time.
-        for file in sorted(left):
-            try:
-                with _pool(1) as pool:
-                    result = pool.submit(_try, folder, file, how).result()
-            except BrokenProcessPool:
-                result = "the decoder crashes on it; encode it again"
-            yield file, result
-
-
-def _pool(workers: int) -> ProcessPoolExecutor:
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-    try:
-        pool.submit(os.getpid).result()
-    except BrokenProcessPool:
-        raise OnetakeError(
-            "worker processes could not start: in a script, call index_videos under "
-            'if __name__ == "__main__", or pass workers=1'
-        ) from None
-    return pool
