@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from onetake.cli.main import main
+from onetake.decode.store import read_index, read_table
 from tests.helpers import SPEC, make_loader
 
 CLIPS = ("--num-frames", 4, "--stride", 3)
@@ -114,3 +116,31 @@ def test_telling_what_is_there_loads_no_torch(numbered):
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     assert done.stderr == "[]\n"
+
+
+def test_checking_finds_nothing_wrong(numbered):
+    check = inspected(numbered, "--check", *CLIPS)["check"]
+    assert (check["videos"], check["wrong"]) == (7, [])
+    assert "videos that differ" in run(numbered, "--check")
+
+
+def test_checking_tells_what_is_wrong_and_fails(numbered, tmp_path):
+    folder = Path(shutil.copytree(numbered, tmp_path / "videos"))
+    (folder / "a.mp4").unlink()
+    data = bytearray((folder / "b.mp4").read_bytes())
+    place = int(read_table(folder, read_index(folder), 5).offset[3])
+    data[place] ^= 0xFF
+    (folder / "b.mp4").write_bytes(data)
+    result = invoke(folder, "--check", "--json")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: not as indexed: 2 of 7 videos")
+    gone, damaged = json.loads(result.stdout)["check"]["wrong"]
+    assert (gone["video_id"], gone["reason"], gone["damaged"]) == ("a.mp4", "is missing", [])
+    assert damaged["video_id"] == "b.mp4"
+    (stretch,) = damaged["damaged"]
+    assert stretch["byte_offset"] == place
+    result = invoke(folder, "--check")
+    assert result.exit_code == 1
+    (row,) = [line for line in result.stdout.splitlines() if "1 damaged packet" in line]
+    assert f"{stretch['byte_offset']}-{stretch['byte_stop'] - 1}" in row
+    assert "is missing" in result.stdout

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["BYTE_UNITS", "in_bytes", "in_time", "table_console"]
+__all__ = ["BYTE_UNITS", "byte_bar", "in_bytes", "in_time", "table_console"]
 
 BYTE_UNITS = ("kB", "MB", "GB", "TB")
 
@@ -20,6 +22,22 @@ def table_console() -> Console:
     if not console.is_terminal:
         console.width = 1_000_000
     return console
+
+
+@contextmanager
+def byte_bar(title: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar on stderr, to be told (bytes done, bytes in all); None where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:  # there, even a bar that is disabled prints a line
+        yield None
+        return
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(TextColumn("{task.description}"), *columns, console=console, transient=True) as bars:
+        task = bars.add_task(title, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
 def in_bytes(count: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -13,6 +13,7 @@ __all__ = ["print_summary"]
 
 _NAMES = 6  # of codecs, sizes, ... that a row shows
 _BAR = 40  # characters
+_STRETCHES = 20  # of damaged packets that are shown of a video
 
 
 def print_summary(summary: Mapping[str, Any]) -> None:
@@ -21,6 +22,10 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     console.print(_dataset(summary))
     console.print(_keyframes(summary))
     console.print(_clips(summary["clips"]))
+    if "check" in summary:
+        console.print(_check(summary["check"]))
+        if summary["check"]["wrong"]:
+            console.print(_wrong(summary["check"]["wrong"]))
 
 
 def _dataset(summary: Mapping[str, Any]) -> Table:
@@ -75,6 +80,40 @@ def _clips(clips: Mapping[str, Any]) -> Table:
         table.add_row("... sought at random", f"{clips['decoded_at_random']:.1f}")
         table.add_row("bytes fetched for one, in order", in_bytes(clips["bytes_in_order"]))
     return table
+
+
+def _check(check: Mapping[str, Any]) -> Table:
+    table = _table("compared with the index")
+    table.add_row("videos", f"{check['videos']:,}")
+    table.add_row("packets", f"{check['packets']:,}")
+    table.add_row("bytes", in_bytes(check["bytes"]))
+    table.add_row("files touched since", f"{check['other_version']:,}")
+    table.add_row("videos that differ", f"{len(check['wrong']):,}")
+    return table
+
+
+def _wrong(videos: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table("video", "what is wrong", "frames", "bytes of the file", title="not as indexed", title_justify="left")
+    for video in videos:
+        name = video["video_id"]
+        if video["reason"]:
+            table.add_row(name, video["reason"], "", "")
+        for damage in video["damaged"][:_STRETCHES]:
+            what = f"{damage['packets']:,} damaged packet{'s' * (damage['packets'] > 1)}"
+            frames = _range(damage["first_frame"], damage["last_frame"])
+            last_byte = None if damage["byte_stop"] is None else damage["byte_stop"] - 1
+            table.add_row(name, what, frames, _range(damage["byte_offset"], last_byte))
+        more = len(video["damaged"]) - _STRETCHES
+        if more > 0:
+            table.add_row(name, f"{more:,} more such places", "", "")
+    return table
+
+
+def _range(first: int | None, last: int | None) -> str:
+    """Numbers that can be looked for: without commas."""
+    if first is None:
+        return "-"
+    return str(first) if first == last else f"{first}-{last}"
 
 
 def _table(title: str) -> Table:

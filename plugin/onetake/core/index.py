@@ -59,7 +59,7 @@ _MAX_PLACE = 1 << 60  # of bytes, and of ticks
 Int64Array = NDArray[np.int64]
 
 
-def packet_check(data: bytes) -> int:
+def packet_check(data: bytes | memoryview) -> int:
     """What tells a packet's bytes from others, damaged ones above all: 24 bits of their CRC-32."""
     return zlib.crc32(data) & 0xFFFFFF
 
