@@ -311,3 +311,25 @@ def test_per_batch_calls_the_transform_once(numbered):
     data = video_data_spec(numbered, device_transform=transform, per_batch=True, **COMMON | {"frame_size": (32, 48)})
     train(data, max_duration="2ba")
     assert shapes == [(4, 4, 3, 32, 48)] * 2
+
+
+class OfSeveralClips(Recorder):
+    def forward(self, batch):
+        self.train_batches.append(batch)
+        return sum((self.weight - clips.mean()).square().sum() for clips in batch["video"])
+
+
+@pytest.mark.parametrize("each", [2, "all"])
+def test_samples_of_several_clips(numbered, each):
+    """Also cut into microbatches."""
+    about = COMMON | {"clips_per_sample": each, "max_memory": "1gb", "num_canonical_lanes": 4}
+    data = video_data_spec(numbered, **about, sample_transform=add_tuples)
+    model = train(data, OfSeveralClips(), max_duration="1ba", device_train_microbatch_size=3)
+    parts = model.train_batches
+    assert [[len(part[name]) for name in ("video", "frame_index", "video_id")] for part in parts] == [[3] * 3, [1] * 3]
+    assert [len(part["pair"][0]) for part in parts] == [3, 1]
+    for part in parts:
+        for clips, frames in zip(part["video"], part["frame_index"], strict=True):
+            assert clips.dtype == torch.float32
+            assert tuple(clips.shape[:3]) == (len(frames), 4, 3)
+            assert len(frames) == each or each == "all"

@@ -195,3 +195,18 @@ def test_errors_name_what_to_do(tmp_path):
     data = VideoDataModule(tmp_path, **COMMON)
     with pytest.raises(IndexFileError, match="run `onetake index`"):
         data.setup("fit")
+
+
+@pytest.mark.parametrize("per_batch", [False, True])
+@pytest.mark.parametrize("each", [2, "all"])
+def test_samples_of_several_clips(numbered, tmp_path, each, per_batch):
+    about = {**COMMON, "clips_per_sample": each, "max_memory": "1gb", "per_batch": per_batch}
+    model, data = Keeper(), VideoDataModule(numbered, numbered, **about)
+    trainer(tmp_path, max_steps=1, limit_val_batches=1).fit(model, datamodule=data)
+    for batch in (*model.train_batches, *model.val_batches):
+        assert isinstance(batch["video"], list if each == "all" else torch.Tensor)
+        for clips, frames in zip(batch["video"], batch["frame_index"], strict=True):
+            assert clips.dtype == torch.float32
+            assert clips.max() <= 1
+            assert tuple(clips.shape) == (len(frames), 4, 3, 48, 64)
+            assert len(frames) == each or each == "all"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -86,7 +86,7 @@ def video_data_spec(
         if microbatch_size >= total:
             return [batch]
         parts = (range(total)[at : at + microbatch_size] for at in range(0, total, microbatch_size))
-        return [_part(batch, part, total, videos.collates_by_default) for part in parts]
+        return [_part(batch, part, total, videos.collates_by_default, videos.lists) for part in parts]
 
     return DataSpec(
         videos,
@@ -175,9 +175,13 @@ def _count(batch: Mapping[str, Any]) -> int | None:
     return next((length for length in lengths if length is not None), None)
 
 
-def _part(batch: Mapping[str, Any], samples: range, total: int, by_default: bool) -> dict[str, Any]:
-    """Some samples of a batch; ``by_default``: collated by torch's default."""
-    return {name: _part_of(value, samples, total, by_default, name) for name, value in batch.items()}
+def _part(
+    batch: Mapping[str, Any], samples: range, total: int, by_default: bool, lists: Collection[str] = ()
+) -> dict[str, Any]:
+    """Some samples of a batch; ``by_default``: collated by torch's default, but for ``lists`` of one entry each."""
+    return {
+        name: _part_of(value, samples, total, by_default and name not in lists, name) for name, value in batch.items()
+    }
 
 
 def _part_of(value: Any, samples: range, total: int, by_default: bool, name: str) -> Any:

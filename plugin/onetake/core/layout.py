@@ -113,12 +113,17 @@ class Layout:
 
     With jitter, an epoch's clips start up to a hop later, but count where they would start without it.
 
+    With several clips per sample, samples take the place of clips in all of this: runs of so many clips of a video, one
+    after the other from its first on. Clips at its end that don't fill one are left out.
+
     Args:
         spec: which clips.
         index: S segments of V videos.
         keyframes: the index's, for a spec that is aligned to them.
+        clips_per_sample: how many; "all" of a video.
 
     Attributes:
+        clips_of_videos: int64 [V], clips of each video, also those that are in no sample.
         num_clips: int64 [S], clips that start in each segment.
         clips_before: int64 [S + 1], the number of each segment's first clip; the last entry is the number of clips.
         first_clip: int64 [S], the same, counted within the segment's video.
@@ -127,8 +132,14 @@ class Layout:
         stop_pts: int64 [S], no frame shown after this time is needed; None where clips are counted in frames.
     """
 
-    def __init__(self, spec: ClipSpec, index: VideoIndex, keyframes: Keyframes | None = None) -> None:
-        self.spec, self.index = spec, index
+    def __init__(
+        self,
+        spec: ClipSpec,
+        index: VideoIndex,
+        keyframes: Keyframes | None = None,
+        clips_per_sample: int | str = 1,
+    ) -> None:
+        self.spec, self.index, self.clips_per_sample = spec, index, clips_per_sample
         videos = index.videos
         self._first_segment = np.searchsorted(index.video, np.arange(len(videos) + 1)).astype(np.int64)
         frames = np.array([video.num_frames for video in videos], np.int64)
@@ -143,10 +154,11 @@ class Layout:
             self._begin, self._duration = index.first_frame, frames
         self._key_frame = self._key_tick = np.zeros(0, np.int64)
         if spec.align is None:
-            self.num_clips = self._on_grid()
+            clips = self._on_grid()
         else:
             assert keyframes is not None
-            self.num_clips = self._at_keyframes(keyframes)
+            clips = self._at_keyframes(keyframes)
+        self.num_clips = self._in_samples(clips)
         self.clips_before = np.concatenate([[0], np.cumsum(self.num_clips)]).astype(np.int64)
         self.first_clip = self.clips_before[:-1] - self.clips_before[self._first_segment[index.video]]
         last_tick = self._last_ticks()
@@ -202,6 +214,19 @@ class Layout:
         self._key_frame, self._key_tick = keyframes.frame[kept], tick[kept]
         return np.bincount(segment[kept], minlength=index.num_segments).astype(np.int64)
 
+    def _in_samples(self, clips: Int64Array) -> Int64Array:
+        """Samples that start in each segment, of the clips that do."""
+        before = np.concatenate([[0], np.cumsum(clips)]).astype(np.int64)
+        self._first_key = before[self._first_segment]  # of each video
+        self.clips_of_videos = np.diff(self._first_key)
+        each = self.clips_per_sample
+        self._each = np.maximum(self.clips_of_videos, 1) if isinstance(each, str) else np.full_like(self._origin, each)
+        video = self.index.video
+        first, size = before[:-1] - self._first_key[video], self._each[video]
+        whole = self.clips_of_videos[video] // size
+        samples: Int64Array = np.minimum(-(-(first + clips) // size), whole) - np.minimum(-(-first // size), whole)
+        return samples
+
     @property
     def num_clips_of_videos(self) -> Int64Array:
         """int64 [V]."""
@@ -209,12 +234,14 @@ class Layout:
 
     @property
     def frames_spanned(self) -> float:
-        """Frames of the video from a clip to the next, or to the clip's end if that comes first; on average."""
+        """Frames of the video from a clip to the next, or to the clip's end if that comes first; on average, and for
+        all clips of a sample."""
         spec, videos = self.spec, self.index.videos
+        each = int((self.num_clips_of_videos * self._each).sum()) / max(int(self.num_clips.sum()), 1)
         if not spec.by_time:
-            return min(spec.extent, spec.hop_frames)
+            return each * min(spec.extent, spec.hop_frames)
         rate = sum(video.num_frames for video in videos) / max(sum(video.seconds for video in videos), 1e-6)
-        return max(float(min(spec.extent_time, spec.hop_time)) * rate, 1)
+        return each * max(float(min(spec.extent_time, spec.hop_time)) * rate, 1)
 
     # What an epoch draws from.
 
@@ -242,9 +269,9 @@ class Layout:
         for grid, videos, segments in self._clocks():
             segments = segments[self.num_clips[segments] > 0]
             video = self.index.video[segments]
-            clip = self.first_clip[segments] + self.num_clips[segments] - 1
+            clip = (self.first_clip[segments] + self.num_clips[segments]) * self._each[video] - 1
             if self.spec.align is not None:
-                start = grid.exact(self._key_tick[self.clips_before[segments + 1] - 1]) * grid.scale
+                start = grid.exact(self._key_tick[self._first_key[video] + clip]) * grid.scale
             else:
                 room = np.zeros(len(self.index.videos), object)
                 room[videos] = self._room(grid, videos)
@@ -294,7 +321,8 @@ class Layout:
         return self._grid(segment).hop * draw >> 64
 
     def frames(self, segment: int, clip: int, shift: int, timeline: Callable[[], Timeline]) -> list[int]:
-        """The frames of clip number ``clip`` of a segment: T numbers that never fall.
+        """The frames of clip number ``clip`` of a segment: T numbers that never fall. Of a sample of K clips, K * T
+        numbers, clip after clip; the first is the lowest, the last the highest.
 
         Args:
             segment: the segment.
@@ -302,18 +330,26 @@ class Layout:
             shift: see ``shift``; 0 without jitter.
             timeline: gives the timeline of the segment's clips; called where it is needed.
         """
-        return self._frames(segment, clip, self._grid(segment).num_frames, shift, timeline)
+        count = self._grid(segment).num_frames
+        clips = self._clips_in(segment, clip)
+        return [frame for own in clips for frame in self._frames(segment, own, count, shift, timeline)]
 
     def start_frame(self, segment: int, clip: int, shift: int, timeline: Callable[[], Timeline]) -> int:
         """The first of ``frames``."""
-        return self._frames(segment, clip, 1, shift, timeline)[0]
+        return self._frames(segment, self._clips_in(segment, clip)[0], 1, shift, timeline)[0]
+
+    def _clips_in(self, segment: int, sample: int) -> range:
+        """The clips of a sample, counted within their video."""
+        each = int(self._each[self.index.video[segment]])
+        first = (int(self.first_clip[segment]) + sample) * each
+        return range(first, first + each)
 
     def _frames(self, segment: int, clip: int, count: int, shift: int, timeline: Callable[[], Timeline]) -> list[int]:
         ticks = self._grid(segment).targets(self._position(segment, clip, shift), count)
         if not self.spec.by_time:
             return ticks
         video = int(self.index.video[segment])
-        head = [] if self.spec.align is None else [int(self._key_frame[self.clips_before[segment] + clip])]
+        head = [] if self.spec.align is None else [int(self._key_frame[self._first_key[video] + clip])]
         tolerance = int(self._tolerance[video])
         rest = [tick + tolerance for tick in ticks[len(head) :]]
         frame_ticks = self.index.videos[video].frame_ticks
@@ -323,14 +359,11 @@ class Layout:
         return head + (timeline().on_screen([origin + tick for tick in rest]) if rest else [])
 
     def _position(self, segment: int, clip: int, shift: int) -> int:
-        grid = self._grid(segment)
+        grid, video = self._grid(segment), int(self.index.video[segment])
         if self.spec.align is not None:
-            return int(self._key_tick[self.clips_before[segment] + clip]) * grid.scale
-        start = (int(self.first_clip[segment]) + clip) * grid.hop + shift
-        if not shift:
-            return start
-        video = self.index.video[segment : segment + 1]
-        return min(start, int(self._room(grid, video)[0]) - 1)
+            return int(self._key_tick[self._first_key[video] + clip]) * grid.scale
+        start = clip * grid.hop + shift
+        return min(start, int(self._room(grid, np.array([video]))[0]) - 1) if shift else start
 
     def _grid(self, segment: int) -> Grid:
         return _grid(self.spec, self.index.videos[self.index.video[segment]].time_base)
@@ -354,7 +387,7 @@ def choose_lanes(
     frames = keyframes = spanned = 0
     for layout, clips in zip(layouts, num_clips, strict=True):
         spanned += round(clips * layout.frames_spanned)
-        if layout.spec.align is None:
+        if layout.spec.align is None and layout.clips_per_sample != "all":
             filled = np.flatnonzero(layout.num_clips)
             frames += int(layout.index.num_frames[filled].sum())
             keyframes += int(layout.index.num_keyframes[filled].sum())

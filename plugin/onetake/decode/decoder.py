@@ -49,7 +49,8 @@ class Count(IntEnum):
     FRAMES_DELIVERED = 5  # frames in the clips handed out
     CLIPS_DELIVERED = 6
     BYTES_READ = 7  # payload bytes read from files
-    FRAMES_REPEATED = 8  # of those delivered, how many stand for the frame before again: `fps` is above the video's
+    FRAMES_REPEATED = 8  # of those delivered, how many their sample has again: `fps` is above the video's, or the
+    # clips of one sample overlap
     CLIPS_SUBSTITUTED = 9  # damaged, so that another one or zeros took their place
 
 
@@ -121,7 +122,8 @@ class ClipDecoder(Generic[T]):
         counters[Count.OPENS] += 1
 
     def read(self, frames: Sequence[int]) -> list[T]:
-        """The frames numbered ``frames`` (never falling; one may come several times in a row), converted.
+        """The frames numbered ``frames``, converted. One may come several times; the first is the lowest, the last the
+        highest.
 
         Raises:
             DecodeError: a frame is not in the source, or does not come out of the decoder.

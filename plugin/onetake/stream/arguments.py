@@ -10,15 +10,16 @@ import numpy as np
 from onetake.core.clips import ClipSpec
 from onetake.core.errors import CacheError, SpecError
 from onetake.core.index import VideoIndex
+from onetake.core.layout import Layout
 from onetake.storage.open import open_storage
 
 __all__ = [
     "check_stream_index",
     "check_weights",
-    "clip_in_words",
     "no_clips",
     "refuse_nested",
     "refuse_other_streams",
+    "too_short_in_words",
     "warn_of_hdr",
 ]
 
@@ -74,20 +75,35 @@ def refuse_other_streams(index: VideoIndex, stream_index: int | None, location: 
         )
 
 
-def clip_in_words(spec: ClipSpec) -> str:
+def _clip_in_words(spec: ClipSpec) -> str:
     """How long a clip is."""
     return f"{_seconds(float(spec.extent_time))} s" if spec.by_time else f"{spec.extent} frames"
 
 
-def no_clips(spec: ClipSpec, index: VideoIndex, location: str) -> SpecError:
-    """The error for videos none of which has a clip."""
+def too_short_in_words(layout: Layout) -> str:
+    """What videos are that have no sample."""
+    if isinstance(layout.clips_per_sample, int) and layout.clips_per_sample > 1:
+        return f"have fewer than the {layout.clips_per_sample} clips of a sample"
+    or_lack = ", or have no keyframe from which one fits," if layout.spec.align else ""
+    return f"are shorter than a clip ({_clip_in_words(layout.spec)}){or_lack}"
+
+
+def no_clips(layout: Layout, location: str) -> SpecError:
+    """The error for videos none of which has a sample."""
+    spec, index = layout.spec, layout.index
+    most = int(layout.clips_of_videos.max())
+    if most:
+        return SpecError(
+            f"no video in {location} has the {layout.clips_per_sample} clips of a sample, the longest has {most}: "
+            "lower clips_per_sample=, or use shorter clips"
+        )
     if spec.by_time:
         longest = f"{_seconds(max(video.seconds for video in index.videos))} s"
         remedy = "use fewer frames or a higher fps"
     else:
         longest = str(max(video.num_frames for video in index.videos))
         remedy = "use fewer frames or a smaller stride"
-    extent = clip_in_words(spec)
+    extent = _clip_in_words(spec)
     if spec.align is None or _longest_is_too_short(spec, index):
         return SpecError(
             f"no video in {location} is long enough for a clip: one extends over {extent}, the longest video has "

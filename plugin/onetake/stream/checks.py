@@ -19,6 +19,7 @@ from onetake.stream.stream import VideoStream
 __all__ = [
     "check_cache_limit",
     "check_choice",
+    "check_clips_per_sample",
     "check_count",
     "check_full_batch",
     "check_host_arguments",
@@ -84,6 +85,19 @@ def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
     """Raise SpecError unless ``value`` is allowed."""
     if value not in allowed:
         raise SpecError(f"{name}={value!r}: must be one of {', '.join(map(repr, allowed))}")
+
+
+def check_clips_per_sample(value: object, max_memory: object) -> None:
+    """Raise SpecError unless ``value`` is a number of clips, or "all" with a bound on what that may take."""
+    if value != "all":
+        if isinstance(value, str):
+            raise SpecError(f"clips_per_sample={value!r}: must be a whole number, at least 1, or 'all'")
+        check_count("clips_per_sample", value)
+    elif max_memory is None:
+        raise SpecError(
+            "clips_per_sample='all' makes samples as large as videos are long: say how much memory they may take, such "
+            'as max_memory="8gb"'
+        )
 
 
 def check_count(name: str, value: object, lowest: int = 1) -> None:

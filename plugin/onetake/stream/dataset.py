@@ -23,6 +23,7 @@ from onetake.decode.scale import FrameSize, check_frame_size, check_scaling
 from onetake.stream.checks import (
     check_cache_limit,
     check_choice,
+    check_clips_per_sample,
     check_count,
     check_full_batch,
     check_host_arguments,
@@ -40,15 +41,15 @@ from onetake.stream.sample import (
     LAYOUTS,
     Clip,
     Sample,
+    SampleForm,
     SampleTransform,
     Transform,
-    empty_video,
-    frames_of,
     make_sample,
     transformed,
     zeros,
 )
 from onetake.stream.stream import VideoStream
+from onetake.stream.whole_videos import VideoMemory
 from onetake.stream.work import ClipRef, WorkerFailure
 
 __all__ = ["VideoDataset"]
@@ -73,8 +74,13 @@ class VideoDataset(OrderedDataset):
         frame_size: (height, width), scaled to cover and centre-cropped; an int, the short side; None, native.
         scaling: "fast", or "exact", nearer to a resize of the RGB frames, and slower.
         layout: "TCHW", or "CTHW" as torchvision's video models take it.
-        transform: called with the uint8 frames; what it returns takes their place. torch's, numpy's and Python's
-            global generators are seeded for it by (seed, epoch, stream, video, start frame).
+        clips_per_sample: above 1, a sample holds K consecutive clips of a video: "video" is [K, T, C, H, W] (or
+            [K, C, T, H, W]), "frame_index" and "pts_seconds" are [K, T], "start_frame" is the first one's, and what
+            else counts clips counts samples: "clip_id", ``clips_per_video``, ``predownload``. Clips at a video's end
+            that don't fill a sample are left out. "all": a sample is a video, with all its clips; batches then hold
+            lists of those three tensors, and ``max_memory`` has to be given.
+        transform: called with the uint8 frames of a sample; what it returns takes their place. torch's, numpy's and
+            Python's global generators are seeded for it by (seed, epoch, stream, video, start frame).
         sample_transform: called with (sample, generator), after ``transform``; returns the sample. The
             generator is a torch.Generator, seeded likewise.
         batch_size: samples per batch and rank.
@@ -86,7 +92,8 @@ class VideoDataset(OrderedDataset):
         drop_last: leave out the epoch's last, incomplete global batch instead of filling it with repeats.
         predownload: clips per worker whose segments are fetched ahead. None: 8 batches.
         cache_limit: bytes (or "100gb") that cached segments may take. None: no limit.
-        max_memory: bytes (or "8gb") of a node's memory that open decoders may hold. None: no bound.
+        max_memory: bytes (or "8gb") of a node's memory that open decoders may hold; with ``clips_per_sample="all"``,
+            that and all samples that are there at once. None: no bound.
         on_error: "raise" stops at a clip that doesn't decode; "substitute" gives the nearest clip of its video that
             does (zeros, if none does), with "valid" False and the frames that it shows, and logs each video once.
         max_bad_fraction: the share of such clips that is borne: of those so far, but of 1000, or an epoch's, at least.
@@ -112,6 +119,7 @@ class VideoDataset(OrderedDataset):
         frame_size: FrameSize = (256, 256),
         scaling: str = "fast",
         layout: str = "TCHW",
+        clips_per_sample: int | str = 1,
         transform: Transform | None = None,
         sample_transform: SampleTransform | None = None,
         batch_size: int = 8,
@@ -130,6 +138,7 @@ class VideoDataset(OrderedDataset):
     ) -> None:
         check_host_arguments(kwargs, VideoDataset)
         check_choice("layout", layout, LAYOUTS)
+        check_clips_per_sample(clips_per_sample, max_memory)
         check_choice("shuffle_by", shuffle_by, SHUFFLE_GROUPS)
         check_choice("on_error", on_error, ON_ERROR)
         check_bad_fraction(max_bad_fraction)
@@ -147,7 +156,7 @@ class VideoDataset(OrderedDataset):
         world = World.detect()
         streams = [copy(stream) for stream in streams]  # a stream may serve several datasets
         for number, stream in enumerate(streams):
-            stream.scaling = check_scaling(scaling)
+            stream.scaling, stream.clips_per_sample = check_scaling(scaling), clips_per_sample
             stream.open(world, number, clips, check_frame_size(frame_size), split)
         if len({stream.local for stream in streams}) < len(streams):
             raise SpecError("two of the streams= have the same remote=, local= and clips=: leave one out")
@@ -163,7 +172,7 @@ class VideoDataset(OrderedDataset):
         if cache_limit is not None:
             cache_limit = check_cache_limit(cache_limit, streams)
             check_open_segments(cache_limit, streams, -(-lanes[0] * lanes[1] // world.num_nodes), predownload)
-        self.layout = layout
+        self.form = SampleForm(layout, clips_per_sample)
         self.transform = transform
         self.sample_transform = sample_transform
         self.shuffle_by = shuffle_by
@@ -246,7 +255,7 @@ class VideoDataset(OrderedDataset):
             if not self._damage.substitutes:
                 raise
             clip, valid = self._substitute(ref, error), False
-        sample = make_sample(clip, ref, valid, self.repeats)
+        sample = make_sample(clip, self.form, ref, valid, self.repeats)
         if self.transform is None and self.sample_transform is None:
             return sample
         with spending(self._lane_reader().counters, Spent.TRANSFORM):
@@ -260,9 +269,9 @@ class VideoDataset(OrderedDataset):
         turn = None if ref.lane is None else LaneTurn(ref.lane, ref.seq, partial(self._coming, ref, place))
         video: list[torch.Tensor] = []
 
-        def allocate(height: int, width: int) -> NDArray[np.uint8]:
-            video[:] = [empty_video(self.layout, place.spec.num_frames, height, width)]
-            return frames_of(self.layout, video[0])
+        def allocate(num_frames: int, height: int, width: int) -> list[NDArray[np.uint8]]:
+            video[:] = [self.form.empty(place.spec, num_frames, height, width)]
+            return self.form.pictures(video[0])
 
         for _ in range(retry):
             try:
@@ -291,7 +300,7 @@ class VideoDataset(OrderedDataset):
         video = int(self._video_per_segment[shard_id])
         clip = self._damage.substitute(int(ref), self._epoch, clips, video, error, lambda n: self._read(ClipRef(n)))
         if clip is None:
-            clip = zeros(place, self.layout)
+            clip = zeros(place, self.form)
             counters[Count.CLIPS_DELIVERED] += 1
         counters[Count.CLIPS_SUBSTITUTED] += 1
         self._damage.check_share(self._counters_of_workers, self.num_clips // self.rank_world.num_ranks, error)
@@ -322,9 +331,12 @@ class VideoDataset(OrderedDataset):
         times = 2 * occurrence + int(is_pad)
         return sample_seed(self.shuffle_seed, epoch, place.stream.name, place.video_id, start_frame, times)
 
-    def check_memory(self, num_workers: int) -> None:
-        """Raise SpecError where ``num_workers`` per rank may hold more than ``max_memory``; loaders call it."""
-        if self.memory is not None:
+    def check_memory(self, num_workers: int, batches: int = 1) -> None:
+        """Raise SpecError where ``num_workers`` per rank, or ``batches`` of whole videos, may hold more than
+        ``max_memory``; loaders call it."""
+        if isinstance(self.memory, VideoMemory):
+            self.memory.check(self.rank_world.ranks_per_node, num_workers, batches)
+        elif self.memory is not None:
             self.memory.check(int(np.prod(self.lanes)), self.global_batch_size, max(num_workers, 1))
 
     # Counting.

@@ -21,19 +21,22 @@ def transform_on_device(batch: Any, transform: Any, loader: VideoLoader, trainin
 
     Args:
         batch: on the device.
-        transform: called with each sample's video, [T, C, H, W], under the sample's own seed; or, with
-            ``per_batch``, once with all of them, [B, T, C, H, W].
+        transform: called with each sample's video, [T, C, H, W] or [K, T, C, H, W], under the sample's own seed; or,
+            with ``per_batch``, once with all of them, [B, ...]; where they are whole videos, one by one, unseeded.
         loader: the loader that gave the batch.
         training: outside training the draws are the same in every pass.
         per_batch: whether to call it once.
     """
-    if not isinstance(batch, dict) or not isinstance(batch.get("video"), Tensor):
-        return batch  # a collate_fn or sample_transform made something else of the samples
-    video = batch["video"]
+    video = batch.get("video") if isinstance(batch, dict) else None
+    listed = isinstance(video, list) and "video" in loader.lists
+    some = video[0] if listed else video
+    if not isinstance(some, Tensor):
+        return batch  # a collate_fn, transform or sample_transform made something else of the samples
+    device = some.device
     if isinstance(transform, nn.Module):
-        transform = transform.to(video.device)
+        transform = transform.to(device)
     if per_batch or not batch.keys() >= {"clip_id", "is_pad"}:
-        return {**batch, "video": transform(video)}
+        return {**batch, "video": [transform(clips) for clips in video] if listed else transform(video)}
     done = []
     epoch = loader.epoch if training else 0
     occurrences = batch["occurrence"].tolist() if "occurrence" in batch else [0] * len(video)
@@ -42,6 +45,6 @@ def transform_on_device(batch: Any, transform: Any, loader: VideoLoader, trainin
     rows = zip(video, batch["clip_id"].tolist(), occurrences, batch["is_pad"].tolist(), starts, strict=True)
     for frames, clip_id, occurrence, is_pad, start in rows:
         seed = loader.dataset.sample_seed(clip_id, epoch, occurrence, is_pad, start)
-        with seeded(seed + 1, video.device):  # not the draws of the worker's transform again
+        with seeded(seed + 1, device):  # not the draws of the worker's transform again
             done.append(transform(frames))
-    return {**batch, "video": torch.stack(done)}
+    return {**batch, "video": done if listed else torch.stack(done)}

@@ -15,6 +15,7 @@ from onetake.stream.compat import HostLoader
 from onetake.stream.counters import Count, Spent
 from onetake.stream.dataset import VideoDataset
 from onetake.stream.stalls import StallClock
+from onetake.stream.whole_videos import LISTED, collate_videos
 from onetake.stream.work import WorkerFailure
 
 __all__ = ["VideoLoader"]
@@ -47,6 +48,7 @@ class VideoLoader(HostLoader):
     """
 
     dataset: VideoDataset
+    lists: frozenset[str]  # what of a batch is a list of the samples' own values
     _prefetch_factor: int | None
 
     def __init__(self, dataset: VideoDataset, num_workers: int = 0, **kwargs: Any) -> None:
@@ -62,7 +64,8 @@ class VideoLoader(HostLoader):
             raise SpecError("VideoLoader(in_order=False): a run could not be resumed; leave it out")
         given = kwargs.pop("collate_fn", None)
         self.collates_by_default = given in (None, default_collate)
-        collate = _Collate(given or default_collate)
+        self.lists = LISTED if dataset.form.is_ragged and given is None else frozenset()
+        collate = _Collate(given or (collate_videos if self.lists else default_collate))
         super().__init__(dataset, batch_size=dataset.batch_size, num_workers=num_workers, collate_fn=collate, **kwargs)
         self._worker_counters = dataset.share_counters(num_workers)
         self.clock = StallClock()
@@ -78,7 +81,7 @@ class VideoLoader(HostLoader):
         return self.dataset.num_batches
 
     def __iter__(self) -> Iterator[Any]:
-        self.dataset.check_memory(self.num_workers)
+        self.dataset.check_memory(self.num_workers, self.num_workers * (self.prefetch_factor or 0) + 1)
         self._epoch, self._first_sample = self.dataset.begin_epoch()
         self._batches_in_epoch = 0
         advice = self.dataset.lanes_advice(self.num_workers)

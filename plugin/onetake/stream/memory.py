@@ -18,6 +18,7 @@ from onetake.core.index import Video
 from onetake.core.memory import decoder_bytes
 from onetake.decode.scale import output_size
 from onetake.stream.stream import VideoStream
+from onetake.stream.whole_videos import VideoMemory
 
 __all__ = ["LaneMemory", "plan_memory"]
 
@@ -33,7 +34,7 @@ def plan_memory(
     lanes: int,
     global_batch: int,
     max_memory: int | str | None,
-) -> LaneMemory | None:
+) -> LaneMemory | VideoMemory | None:
     """Log what the open lanes of a node hold, and see that it is within ``max_memory``.
 
     Args:
@@ -51,6 +52,10 @@ def plan_memory(
         SpecError: ``max_memory`` is no bound, or too small; names the num_canonical_lanes= that fits.
     """
     limit = _check_limit(max_memory)
+    if limit is not None and streams[0].clips_per_sample == "all":
+        samples = VideoMemory.of(streams, global_batch * replication // world.num_nodes, limit)
+        samples.check(world.ranks_per_node, 0, 1)
+        return samples
     told = world.is_leader and logger.isEnabledFor(logging.INFO)
     if limit is None and not told:
         return None
@@ -184,12 +189,14 @@ def _lane_bytes(stream: VideoStream, video: Video) -> int:
     assert stream.clips is not None
     height, width = output_size(stream.frame_size, video.rotation, video.height, video.width)
     decoder = decoder_bytes(video.codec, video.width, video.height, video.pix_fmt)
-    return decoder + _kept_frames(stream.clips) * 3 * height * width
+    assert isinstance(stream.clips_per_sample, int)
+    return decoder + _kept_frames(stream.clips, stream.clips_per_sample) * 3 * height * width
 
 
-def _kept_frames(spec: ClipSpec) -> int:
-    """Frames of a clip, and those that later clips have between them."""
+def _kept_frames(spec: ClipSpec, clips_per_sample: int) -> int:
+    """Frames of a sample, and those that later ones have between them."""
     extent, hop = (spec.extent_time, spec.hop_time) if spec.by_time else (spec.extent, spec.hop_frames)
+    extent, hop = extent + (clips_per_sample - 1) * hop, clips_per_sample * hop
     overlapping = -(-extent // hop) if hop else 1
-    most = spec.num_frames * max(int(overlapping), 1)
-    return most if spec.by_time else min(most, spec.extent)
+    most = clips_per_sample * spec.num_frames * max(int(overlapping), 1)
+    return most if spec.by_time else min(most, int(extent))

@@ -289,7 +289,7 @@ class OrderedDataset(HostDataset):
         slots, phases = self.lanes
         key = {
             "generations": [stream.index.generation for stream in self.streams],
-            "clips": [stream.clips.to_dict() for stream in self.streams],
+            "clips": [stream.clips_key() for stream in self.streams],
             "num_clips": self.num_clips,
             "choose": [stream.num_chosen for stream in self.streams],
             "shuffle": self.shuffle,

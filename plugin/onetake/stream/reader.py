@@ -49,7 +49,7 @@ class ClipPlace:
         return self.stream.layout.start_frame(segment, self.clip_in_segment, self.shift, timeline)
 
     def frames(self, timeline: Callable[[], Timeline]) -> list[int]:
-        """Its frames, T numbers that never fall; ``timeline`` gives that of the segment, where it is needed."""
+        """Its frames (see ``Layout.frames``); ``timeline`` gives that of the segment, where it is needed."""
         return self.stream.layout.frames(self.shard.segment, self.clip_in_segment, self.shift, timeline)
 
     @property
@@ -127,14 +127,14 @@ class LaneReader:
         return self._pid != os.getpid()
 
     def read(
-        self, place: ClipPlace, turn: LaneTurn | None, into: Callable[[int, int], NDArray[np.uint8]]
+        self, place: ClipPlace, turn: LaneTurn | None, into: Callable[[int, int, int], Sequence[NDArray[np.uint8]]]
     ) -> tuple[list[int], NDArray[np.float64]]:
         """Decode one clip.
 
         Args:
             place: the clip.
             turn: the lane that reads it; None for random access.
-            into: given the pictures' height and width, an array [T, H, W, C] (a view will do) to fill.
+            into: given the number of pictures, their height and width, arrays [H, W, 3] (views will do) to fill.
 
         Returns:
             The frames' numbers, and their presentation times in seconds, float64 [T].
@@ -155,9 +155,8 @@ class LaneReader:
             self._close(place, turn)
             raise
         height, width = pictures[0].shape[:2]
-        target = into(height, width)
-        for number, picture in enumerate(pictures):
-            target[number] = picture
+        for room, picture in zip(into(len(pictures), height, width), pictures, strict=True):
+            room[...] = picture
         times = opened.decoder.seconds(frames)
         self._go_on(place, turn)
         return frames, times

@@ -40,10 +40,10 @@ from onetake.storage.open import open_storage
 from onetake.stream.arguments import (
     check_stream_index,
     check_weights,
-    clip_in_words,
     no_clips,
     refuse_nested,
     refuse_other_streams,
+    too_short_in_words,
     warn_of_hdr,
 )
 from onetake.stream.cached_index import copy_index
@@ -144,6 +144,7 @@ class VideoStream(Stream):
     num_clips = 0  # clips that an epoch can draw from; known once it is open
     num_chosen = 0  # clips that an epoch takes; the dataset settles it
     scaling = "fast"  # the dataset's
+    clips_per_sample: int | str = 1  # the dataset's
 
     def open(self, world: World, number: int, clips: ClipSpec | None, frame_size: FrameSize, split: str | None) -> None:
         """Read the index and lay out the clips. The dataset calls it once, before anything else.
@@ -181,7 +182,7 @@ class VideoStream(Stream):
         refuse_other_streams(self.index, self.stream_index, self.videos_location)
         folder = self._index_source if self.in_place else Path(self.local)
         keyframes = read_keyframes(folder, self.index) if self.clips.align else None
-        self.layout = Layout(self.clips, self.index, keyframes)
+        self.layout = Layout(self.clips, self.index, keyframes, self.clips_per_sample)
         self.segments: NDArray[np.int64] = np.flatnonzero(self.layout.num_clips)
         self._timelines: OrderedDict[int, Timeline] = OrderedDict()
         self._lay_out_epochs(self.clips, world.is_leader)
@@ -192,7 +193,7 @@ class VideoStream(Stream):
         clips = self.layout.num_clips_of_videos
         self.num_clips = self.layout.num_drawn
         if not self.num_clips:
-            raise no_clips(spec, self.index, self.videos_location)
+            raise no_clips(self.layout, self.videos_location)
         random = spec.jitter or spec.clips_per_video is not None
         self._video_keys = video_keys(self.name, (video.video_id for video in videos) if random else ())
         self.num_short_videos = int(np.count_nonzero(clips == 0))
@@ -200,12 +201,11 @@ class VideoStream(Stream):
             warn_of_hdr(self.index, self.videos_location)
         if self.num_short_videos and warn:
             logger.warning(
-                "%d of the %d videos in %s are shorter than a clip (%s)%s and give none",
+                "%d of the %d videos in %s %s and give none",
                 self.num_short_videos,
                 len(videos),
                 self.videos_location,
-                clip_in_words(spec),
-                ", or have no keyframe from which one fits," if spec.align else "",
+                too_short_in_words(self.layout),
             )
 
     # What an epoch draws.
@@ -228,8 +228,14 @@ class VideoStream(Stream):
         draw = draw_of_videos(self._video_keys[video : video + 1], seed, epoch)
         return self.layout.shift(segment, int(draw[0]))
 
+    def clips_key(self) -> dict[str, Any]:
+        """Plain values that tell apart which clips there are in a sample."""
+        assert self.clips is not None
+        each = {} if self.clips_per_sample == 1 else {"clips_per_sample": self.clips_per_sample}
+        return self.clips.to_dict() | each
+
     def _cache_name(self, generation: str) -> str:
-        key = [self.videos_location, self.subfolder, generation, self.clips and self.clips.to_dict()]
+        key = [self.videos_location, self.subfolder, generation, self.clips_key()]
         return blake2b(repr(key).encode(), digest_size=8).hexdigest()
 
     def _check_files(self) -> None:
