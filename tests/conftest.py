@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import torch
 from onetake.decode.build import index_videos
 from onetake.decode.synthetic import write_numbered_video
 from onetake.storage.local import LocalStorage
+from onetake.storage.s3 import make_client
+from tests.servers import moto_server
 
 # Tests share few cores with the workers that they start; threads that wait for one another would rule the time.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -79,6 +82,48 @@ def ray_cluster() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of an S3 server on loopback."""
+    with moto_server(tmp_path_factory.mktemp("s3") / "log") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def s3_client(s3_server: str) -> Any:
+    """A client of that server, for tests to look behind what they test."""
+    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}
+    return make_client(endpoint_url=s3_server, **keys)
+
+
+BUCKET_NUMBERS = itertools.count()
+
+
+@pytest.fixture
+def s3(s3_server: str, s3_client: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Makes a bucket of that server, for whose use the environment is set, out of the files of a folder, if one is
+    given: its URL."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("S3_ENDPOINT_URL", s3_server)
+
+    def make(folder: Path | None = None) -> str:
+        bucket = f"bucket-{next(BUCKET_NUMBERS)}"
+        s3_client.create_bucket(Bucket=bucket)
+        for path in () if folder is None else sorted(folder.rglob("*")):
+            if path.is_file():
+                s3_client.put_object(Bucket=bucket, Key=path.relative_to(folder).as_posix(), Body=path.read_bytes())
+        return f"s3://{bucket}"
+
+    return make
 
 
 @pytest.fixture

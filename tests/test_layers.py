@@ -22,7 +22,7 @@ PACKAGE = SOURCE / "onetake"
 #            layer: (layers below it, outside packages)
 LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "core": (set(), {"numpy"}),
-    "storage": ({"core"}, {"boto3", "botocore", "google", "azure"}),
+    "storage": ({"core"}, {"boto3", "botocore", "google", "azure", "requests"}),
     "decode": ({"core", "storage"}, {"numpy", "av", "pyarrow", "ray"}),
     "stream": (
         {"core", "storage", "decode"},

@@ -3,6 +3,7 @@
 OnetakeError
 ├── SpecError        (ValueError)    an argument, or a combination of arguments, that cannot work
 ├── SourceError                      a folder or file of videos that is missing or holds nothing
+│   └── FileChangedError             ... or was replaced since it was last looked at
 ├── IndexFileError                   an index that is missing, damaged, stale or of another version
 ├── VideoError                       one video that cannot be used; carries ``video_id``
 │   └── DecodeError                  ... at one frame of it; carries ``frame`` and ``byte_offset``
@@ -20,6 +21,7 @@ __all__ = [
     "ConfigError",
     "DamageError",
     "DecodeError",
+    "FileChangedError",
     "IndexFileError",
     "MissingExtraError",
     "OnetakeError",
@@ -40,6 +42,10 @@ class SpecError(OnetakeError, ValueError):
 
 class SourceError(OnetakeError):
     """A folder or file of videos is missing, or holds nothing that can be used."""
+
+
+class FileChangedError(SourceError):
+    """A file was replaced since it was last looked at, or while it was read."""
 
 
 class IndexFileError(OnetakeError):

@@ -63,21 +63,32 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    def read(self, file: str, start: int, length: int) -> bytes:
+    def read(self, file: str, start: int, length: int, version: str | None = None) -> bytes:
         """``length`` bytes from byte ``start`` on, in one request; fewer where the file ends before.
+
+        Args:
+            version: the version that is meant. None: whichever is there.
 
         Raises:
             FileNotFoundError: there is no such file.
+            FileChangedError: it has another version, or was replaced while it was read.
             OSError: it can't be read.
         """
 
     @abstractmethod
-    def copy(self, file: str, start: int, length: int, target: Path) -> None:
+    def copy(self, file: str, start: int, length: int, target: Path, version: str | None = None) -> Entry:
         """Write ``length`` bytes from byte ``start`` on to a new local file, in one request; fewer where the file ends
         before. A part is never left to be taken for the whole: ``target`` is the caller's to delete after an error.
 
+        Args:
+            version: the version that is meant. None: whichever is there.
+
+        Returns:
+            The file that the bytes were of.
+
         Raises:
             FileNotFoundError: there is no such file.
+            FileChangedError: it has another version, or was replaced while it was read.
             OSError: it can't be read, or ``target`` can't be written.
         """
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
-from onetake.core.errors import SourceError
+from onetake.core.errors import FileChangedError, SourceError
 from onetake.storage.base import Entry, Storage
 
 __all__ = ["LocalStorage"]
@@ -42,20 +44,32 @@ class LocalStorage(Storage):
         yield from map(self.stat, files)
 
     def stat(self, file: str) -> Entry:
-        status = (self._root / file).stat()
-        return Entry(file, status.st_size, str(status.st_mtime_ns))
+        return _entry(file, (self._root / file).stat())
 
-    def read(self, file: str, start: int, length: int) -> bytes:
+    @contextmanager
+    def _opened(self, file: str, version: str | None) -> Iterator[tuple[BinaryIO, Entry]]:
         with (self._root / file).open("rb") as source:
+            before = _entry(file, os.fstat(source.fileno()))
+            self._refuse_other(before, version)
+            yield source, before
+            self._refuse_other(_entry(file, os.fstat(source.fileno())), version)
+
+    def _refuse_other(self, entry: Entry, version: str | None) -> None:
+        if version not in (None, entry.version):
+            raise FileChangedError(f"{self._root / entry.file} was changed since it was last looked at: start again")
+
+    def read(self, file: str, start: int, length: int, version: str | None = None) -> bytes:
+        with self._opened(file, version) as (source, _):
             return os.pread(source.fileno(), length, start)
 
-    def copy(self, file: str, start: int, length: int, target: Path) -> None:
-        with (self._root / file).open("rb") as source, target.open("wb") as sink:
+    def copy(self, file: str, start: int, length: int, target: Path, version: str | None = None) -> Entry:
+        with self._opened(file, version) as (source, entry), target.open("wb") as sink:
             source.seek(start)
             left = length
             while left and (chunk := source.read(min(left, _CHUNK))):
                 sink.write(chunk)
                 left -= len(chunk)
+        return entry
 
     def write(self, file: str, source: Path) -> None:
         target = self._root / file
@@ -69,3 +83,7 @@ class LocalStorage(Storage):
 
     def delete(self, file: str) -> None:
         (self._root / file).unlink(missing_ok=True)
+
+
+def _entry(file: str, status: os.stat_result) -> Entry:
+    return Entry(file, status.st_size, str(status.st_mtime_ns))
