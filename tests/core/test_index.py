@@ -120,7 +120,7 @@ IMPOSSIBLE = {
     "size": [0, -1, 2**28 + 1],
     "pts": [2**60, -(2**60), -(2**63)],
     "frame": [-2, 2**31, 5],  # the last stands twice
-    "flags": [16, 255],
+    "flags": [32, 255],
 }
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from dataclasses import replace
 from fractions import Fraction
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 import pytest
@@ -62,6 +63,28 @@ def test_each_clip_is_in_the_one_segment_it_starts_in(spec, videos):
             number += len(expected)
     assert layout.num_clips_of_videos.tolist() == [spec.num_clips(len(times.pts)) for times in videos]
     assert layout.clips_before.tolist() == np.cumsum([0, *layout.num_clips]).tolist()
+
+
+@law
+@given(st.one_of(specs_by_frames, timed), segmented(), st.integers(1, 5) | st.just("all"), st.booleans())
+def test_samples_are_runs_of_the_clips_of_their_video(spec, videos, each, jitter):
+    index = make_index(videos)[0]
+    spec = replace(spec, jitter=jitter)
+    single, several = Layout(spec, index), Layout(spec, index, clips_per_sample=each)
+    draw = 3 << 62 if jitter else None  # by three quarters of a hop
+    alone, together = clips(single, videos, draw), clips(several, videos, draw)
+    for video, times in enumerate(videos):
+        segments = np.flatnonzero(index.video == video).tolist()
+        own = [clip for segment in segments for clip in alone[segment]]
+        size = max(len(own), 1) if each == "all" else each
+        samples = [own[at : at + size] for at in range(0, len(own) - size + 1, size)]
+        found = [(segment, sample) for segment in segments for sample in together[segment]]
+        assert [sample for _, sample in found] == [list(chain.from_iterable(sample)) for sample in samples]
+        for number, (segment, sample) in enumerate(found):
+            assert number * size in range(*(single.first_clip[segment] + [0, single.num_clips[segment]]).tolist())
+            assert (sample[0], sample[-1]) == (min(sample), max(sample))
+            assert sample[-1] < several.stop_frame[segment] <= len(times.pts)
+        assert several.num_clips_of_videos[video] == len(samples)
 
 
 TOO_SHORT = [

@@ -14,7 +14,7 @@ import pytest
 
 from onetake.core.errors import SourceError, SpecError
 from onetake.core.index import CONTAINER, PACKETS
-from onetake.decode.build import index_videos
+from onetake.decode.build import IndexProgress, index_videos
 from onetake.decode.store import INDEX_FILES, read_index, read_keyframes, read_table
 from onetake.decode.synthetic import write_numbered_video
 
@@ -52,13 +52,18 @@ def content(folder: Path) -> dict[str, bytes]:
 def test_an_index_beside_the_videos(mine):
     before = {path for path in mine.rglob("*")}
     seen = []
-    report = index(mine, progress=lambda *what: seen.append(what))
+    report = index(mine, progress=seen.append)
     assert {path for path in mine.rglob("*")} - before == {mine / name for name in INDEX_FILES}
-    assert (report.out, report.reused, report.refused) == (mine, 0, ())
+    assert (report.out, report.reused, report.refused) == (str(mine), 0, ())
     assert [video.video_id for video in report.index.videos] == ["a.mp4", "c.ts", "sub/b.mkv", "sub/d.MP4"]
     assert [video.num_frames for video in report.index.videos] == [220, 100, 120, 35]
     assert [video.kind for video in report.index.videos] == [PACKETS, CONTAINER, PACKETS, PACKETS]
-    assert sorted(seen) == [(i + 1, 4, video.file) for i, video in enumerate(report.index.videos)]
+    sizes = [video.file_bytes for video in report.index.videos]
+    assert seen == [
+        IndexProgress(video.file, i + 1, 4, sum(sizes[: i + 1]), sum(sizes), sum(sizes[: i + 1]))
+        for i, video in enumerate(report.index.videos)
+    ]
+    assert report.bytes_read == sum(sizes)
     again = read_index(mine)
     assert again.generation == report.index.generation
     assert again.videos == report.index.videos
@@ -70,7 +75,7 @@ def test_an_index_in_a_folder_of_its_own(videos, tmp_path):
     report = index(videos, tmp_path / "deep" / "index")
     assert sorted(path.name for path in (tmp_path / "deep" / "index").iterdir()) == sorted(INDEX_FILES)
     assert not list(videos.glob("*.json"))
-    assert report.out == tmp_path / "deep" / "index"
+    assert report.out == str(tmp_path / "deep" / "index")
 
 
 def test_segments_start_at_keyframes_follow_one_another_and_are_about_as_long_as_asked(videos, tmp_path):
@@ -310,10 +315,10 @@ def test_folders_that_hold_nothing(tmp_path):
     for path in (text, hopeless / "x.mp4", hopeless / "y.mkv"):
         path.write_text("no video")
     table = {
-        tmp_path / "none": "none does not exist: give the folder that holds the video files",
-        text: r"text\.mp4 is not a folder: give the folder that holds the video files",
+        tmp_path / "none": "none does not exist: check the path",
+        text: r"text\.mp4 is a file: check the path",
         empty: r"no video files in .*empty: files are found by their suffixes, .*\.mp4",
-        hopeless: r"none of the 2 video files in .*hopeless can be used:\n  x\.mp4: not a readable.*\n  y\.mkv: not a",
+        hopeless: r"none of the video files in .*hopeless can be used:\n  x\.mp4: not a readable.*\n  y\.mkv: not a",
     }
     for folder, message in table.items():
         with pytest.raises(SourceError, match=message):

@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import pytest
 
+from onetake import VideoDataset, VideoLoader
 from onetake.core.errors import SpecError
 from onetake.core.tuner import BOTTLENECKS, Bounds
 from onetake.stream.counters import Spent
 from onetake.stream.stalls import StallClock
 from onetake.stream.tuning import LoaderTuner
-from tests.helpers import make_loader, record
+from tests.helpers import SPEC, make_loader, record
 
 # Depth
 
@@ -100,8 +101,19 @@ def test_predownload_is_live(numbered, tmp_path, workers, context):
 
 
 def test_predownload_is_checked(numbered):
-    with pytest.raises(SpecError, match="predownload=0: must be a whole number, at least 1"):
-        make_loader(numbered).dataset.predownload = 0
+    with pytest.raises(SpecError, match="predownload=-1: must be a whole number, at least 0"):
+        make_loader(numbered).dataset.predownload = -1
+
+
+@pytest.mark.parametrize("shuffle_by", ["segment", "video"])
+def test_nothing_is_fetched_ahead_where_that_is_said(numbered, tmp_path, shuffle_by):
+    remote = {"remote": numbered, "local": tmp_path, "predownload": 0, "frame_size": 32, "shuffle_by": shuffle_by}
+    loader = VideoLoader(VideoDataset(clips=SPEC, batch_size=3, num_canonical_lanes=1, **remote))
+    dataset, used = loader.dataset, set()
+    for batch in loader:
+        used |= {dataset.spanner[clip][0] for clip in batch["clip_id"].tolist()}
+        assert len(list(tmp_path.rglob("*.bytes"))) == len(used)
+    assert len(used) == dataset.num_shards
 
 
 # Stalls

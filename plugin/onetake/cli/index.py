@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from pathlib import Path
 
 import click
 
 
 @click.command("index")
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for the index.  [default: FOLDER]")
+@click.argument("source")
+@click.option("--out", help="Folder or URL for the index.  [default: SOURCE, where that is a folder]")
 @click.option(
     "--segment-seconds",
     default=60.0,
@@ -28,7 +27,7 @@ import click
     is_flag=True,
     help="Decode every frame of every video, and compare what seeking gives; takes several times as long as playing.",
 )
-@click.option("--workers", type=int, help="Files at once.  [default: one per CPU]")
+@click.option("--workers", type=int, help="Files at once.  [default: one per CPU, four of a bucket]")
 @click.option(
     "--engine",
     default="local",
@@ -37,8 +36,8 @@ import click
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def index_command(
-    folder: Path,
-    out: Path | None,
+    source: str,
+    out: str | None,
     segment_seconds: float,
     stream_index: int | None,
     verify: bool,
@@ -46,23 +45,36 @@ def index_command(
     engine: str,
     as_json: bool,
 ) -> None:
-    """Index the videos in FOLDER where they are, so that they can be trained on.
+    """Index the videos in SOURCE, a folder or a URL, where they are, so that they can be trained on.
 
-    No video is changed or copied. Files that can't be used are listed with the reason. Run it again after adding
-    videos: what did not change is taken from the index that is there, unless all is to be verified.
+    No video is changed or kept. Files that can't be used are listed with the reason. Run it again after adding
+    videos, or when it was interrupted: what did not change is taken from the index that is there, unless all is to be
+    verified, and what was done is not done again.
+
+    In a bucket, MP4 and MOV files are indexed from their headers and a few packets (at most 2 MB or 2% of each); other
+    formats are read whole, through a copy that is deleted at once.
 
     Stretches of each video are decoded in several ways, to find out how its frames come out right. Where they don't
     come out as the file's packets announce, and with --verify, all of it is.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
 
-    from onetake.decode.build import index_videos
+    from onetake.decode.build import IndexProgress, index_videos
 
     bars = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        TextColumn("{task.fields[files]} files,"),
+        DownloadColumn(),
+        TransferSpeedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[file]}", style="dim", markup=False),
         console=Console(stderr=True),
@@ -70,21 +82,26 @@ def index_command(
         disable=as_json,
     )
     with bars:
-        task = bars.add_task("indexing", total=None, file="")
+        task = bars.add_task("indexing", total=None, files="", file="")
+
+        def show(far: IndexProgress) -> None:
+            files = f"{far.files}/{far.total_files}"
+            bars.update(task, completed=far.bytes, total=far.total_bytes, files=files, file=far.file)
+
         report = index_videos(
-            folder,
+            source,
             out,
             segment_seconds=segment_seconds,
             stream_index=stream_index,
             verify=verify,
             workers=workers,
             engine=engine,
-            progress=lambda done, total, file: bars.update(task, completed=done, total=total, file=file),
+            progress=show,
         )
     index = report.index
     packets, tables = int(index.num_packets.sum()), int(index.table_length.sum())
     summary = {
-        "index": str(report.out),
+        "index": report.out,
         "generation": index.generation,
         "videos": len(index.videos),
         "reused": report.reused,
@@ -92,6 +109,7 @@ def index_command(
         "frames": int(index.num_frames.sum()),
         "hours": round(sum(video.seconds for video in index.videos) / 3600, 4),
         "bytes": sum(video.file_bytes for video in index.videos),
+        "bytes_read": report.bytes_read,
         "mean_keyframe_distance": round(int(index.num_frames.sum()) / int(index.num_keyframes.sum()), 1),
         "bytes_per_packet": round(tables / packets, 2),
         "kinds": dict(Counter(video.kind for video in index.videos)),

@@ -25,6 +25,7 @@ __all__ = [
     "MAX_SEGMENT_PACKETS",
     "PACKETS",
     "RECOVERED",
+    "UNCHECKED",
     "Keyframes",
     "PacketTable",
     "Video",
@@ -47,8 +48,9 @@ KEYFRAME = 1  # a decoder can start here
 DISCARD = 2  # decoded, never shown (an edit list cuts it away)
 LATE = 4  # a keyframe of intra refresh: a decoder that starts here is right only from a RECOVERED packet's frame on
 RECOVERED = 8
+UNCHECKED = 16  # its bytes were not read when it was indexed: `check` says nothing
 
-_FLAGS = KEYFRAME | DISCARD | LATE | RECOVERED
+_FLAGS = KEYFRAME | DISCARD | LATE | RECOVERED | UNCHECKED
 
 MAX_SEGMENT_PACKETS = 1 << 22  # that many take 160 MB of memory
 MAX_PACKET = 1 << 28  # bytes
@@ -73,8 +75,8 @@ class PacketTable:
         size: int64, its length in bytes.
         pts: int64, presentation time in the stream's time base.
         frame: int64, number of the frame it holds, in presentation order; -1 if it is never shown.
-        flags: uint8, KEYFRAME, DISCARD, LATE and RECOVERED.
-        check: uint32, ``packet_check`` of its bytes.
+        flags: uint8, KEYFRAME, DISCARD, LATE, RECOVERED and UNCHECKED.
+        check: uint32, ``packet_check`` of its bytes; 0 where UNCHECKED.
     """
 
     offset: Int64Array
@@ -97,6 +99,11 @@ class PacketTable:
         while row < len(self) and self.frame[row] < 0 and not self.flags[row] & DISCARD:
             row += 1
         return row
+
+    def has_bytes(self, row: int, data: bytes) -> bool:
+        """Whether ``data`` is the packet of that row, as far as is known."""
+        right = self.flags[row] & UNCHECKED or packet_check(data) == self.check[row]
+        return len(data) == self.size[row] and bool(right)
 
     @property
     def key_rows(self) -> Int64Array:

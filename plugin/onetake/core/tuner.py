@@ -159,7 +159,7 @@ def tune(settings: Settings, seen: Observation, bounds: Bounds, history: History
         helped = seen.stall_fraction < HELPS * history.least_stall
         least = min(seen.stall_fraction, history.least_stall)
         history = replace(history, least_stall=least, futile_raises=0 if helped else history.futile_raises + 1)
-        wanted = min(2 * settings.predownload, max(bounds.max_predownload, settings.predownload))
+        wanted = min(max(2 * settings.predownload, 1), max(bounds.max_predownload, settings.predownload))
         if wanted > settings.predownload and history.futile_raises < FUTILE_RAISES:
             reason = f"{share}, workers for downloads: predownload {settings.predownload} -> {wanted}"
             return Decision(replace(settings, predownload=wanted), bottleneck, reason, history)

@@ -1,31 +1,29 @@
-"""Building an index: every video of a folder is demuxed and checked, in several processes."""
+"""Building an index: every video of a folder or a bucket is demuxed and checked, several at once."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from onetake.core.errors import IndexFileError, SourceError, SpecError, VideoError
-from onetake.core.index import CONTAINER, MAX_SEGMENT_PACKETS, Keyframes, VideoIndex
-from onetake.decode.check import check_video
+from onetake.core.index import Keyframes, VideoIndex
 from onetake.decode.container import VIDEO_SUFFIXES
 from onetake.decode.engine import Crashed, check_engine, run_all
-from onetake.decode.index_writer import IndexedVideo, check_target, write_index
-from onetake.decode.numbering import segment_rows
-from onetake.decode.probe import scan_video
-from onetake.decode.segment import byte_range
-from onetake.decode.store import read_header, read_index, read_keyframes, read_table, read_table_bytes
-from onetake.decode.validate import safe_path, video_problem
+from onetake.decode.index_video import How, NoRoomError, check_name, index_remote_video, index_video
+from onetake.decode.index_writer import IndexedVideo, check_target, put_index, write_index
+from onetake.decode.store import INDEX_FILES, read_header, read_index, read_keyframes, read_table, read_table_bytes
+from onetake.decode.work import WORK, Work, open_work
+from onetake.storage.base import Entry, Storage
+from onetake.storage.open import open_storage
 
-__all__ = ["IndexReport", "Refusal", "index_video", "index_videos"]
+__all__ = ["IndexProgress", "IndexReport", "IndexedVideo", "Refusal", "index_video", "index_videos"]
 
-Progress = Callable[[int, int, str], None]
+_REMOTE_FILES_PER_CPU = 4  # at once: they wait for bytes most of the time
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +35,43 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class IndexProgress:
+    """How far an index is.
+
+    Attributes:
+        file: the file that was done last.
+        files, total_files: done, and in all; those that an earlier run has done count as done.
+        bytes, total_bytes: what these files hold.
+        bytes_read: what was read of them, in this run.
+    """
+
+    file: str
+    files: int
+    total_files: int
+    bytes: int
+    total_bytes: int
+    bytes_read: int
+
+
+@dataclass(frozen=True, slots=True)
 class IndexReport:
     """What ``index_videos`` did.
 
     Attributes:
-        out: the folder of the index.
+        out: the folder or URL of the index.
         index: the index, as written.
-        reused: videos that had not changed since they were last indexed.
-        refused: files left out.
+        reused: videos that had not changed since they were last indexed, or that an interrupted run had done.
+        refused: files left out, and folders that can't be looked at.
         damaged: of the videos newly indexed, those of which packets that don't decode were met, and how many.
+        bytes_read: bytes of videos that were read.
     """
 
-    out: Path
+    out: str
     index: VideoIndex
     reused: int
     refused: tuple[Refusal, ...]
     damaged: dict[str, int]
+    bytes_read: int
 
 
 def index_videos(
@@ -64,153 +83,136 @@ def index_videos(
     verify: bool = False,
     engine: str = "local",
     workers: int | None = None,
-    progress: Progress | None = None,
+    progress: Callable[[IndexProgress], None] | None = None,
 ) -> IndexReport:
-    """Index the videos of a folder where they are; no video is changed or copied.
+    """Index the videos of a folder or a bucket where they are; no video is changed or kept.
 
-    Files that can't be used are left out and reported. Videos whose size and modification time are those of an
-    index that is already in ``out`` are taken from it.
+    Files that can't be used are left out and reported. Videos whose size and version (modification time, or ETag) are
+    those of an index that is already in ``out`` are taken from it. A run that was interrupted is gone on with.
+
+    In a bucket, MP4 and MOV files are indexed from their headers and a few packets: at most 2 MB or 2% of the file are
+    read, whichever is more. What can't be settled so, and every other format, is read whole, through a copy that is
+    deleted at once: of as many files at a time as there are ``workers``.
 
     Args:
-        source: a folder; searched with its subfolders, for the usual suffixes of video files.
-        out: folder for the index. None: beside the videos, in ``source``.
+        source: a folder or a URL; searched with its subfolders, for the usual suffixes of video files.
+        out: folder or URL for the index. None: beside the videos, where they are in a folder.
         segment_seconds: how long a segment is at least; it ends at the next keyframe.
         stream_index: the number, in each file, of the video stream to index. None: the one that players choose.
         verify: decode every frame of every video, in order and from every keyframe, and compare; takes several times
             as long as decoding once. Otherwise a few stretches of each video are compared.
-        engine: "local", or "ray": the Ray cluster that this process has joined, that ``RAY_ADDRESS`` names or that runs
-            on this machine; its nodes must see the videos under the same path.
-        workers: files at once. None: one per CPU. With more than one, call it under ``if __name__ == "__main__"``,
-            since processes are spawned.
-        progress: called as (videos done, videos in all, file) after every file.
+        engine: "local", or "ray": the Ray cluster that this process has joined, that ``RAY_ADDRESS`` names or that
+            runs on this machine; its nodes must see a folder under the same path.
+        workers: files at once, each with a process of its own. None: one per CPU; four per CPU where the videos are in
+            a bucket, since then a process waits most of the time. Over slow links, hundreds may pay; each takes about
+            100 MB of memory. With more than one, call it under ``if __name__ == "__main__"``, since processes are
+            spawned.
+        progress: called after every file.
 
     Raises:
-        SourceError: the folder is missing or empty, all its files are refused, or ``out`` can't be written or holds
-            another program's index.
-        SpecError: an argument is out of range.
+        SourceError: the source is missing or empty, all its files are refused, or ``out`` can't be written, holds
+            another program's index, or is being written by another run.
+        SpecError: an argument is out of range or missing.
     """
-    folder = Path(source)
-    target = folder if out is None else Path(out)
+    videos = open_storage(os.fspath(source))
+    if out is None and videos.root is None:
+        raise SpecError(f"{videos.location} is a bucket: name a folder or a URL for the index with --out (out=)")
+    target = videos if out is None else open_storage(os.fspath(out))
     if not segment_seconds > 0:
         raise SpecError(f"segment_seconds={segment_seconds}: must be above 0")
     check_engine(engine, workers)
-    files = _list_videos(folder)
-    check_target(target)
-    how = {"segment_seconds": segment_seconds, "stream_index": stream_index}
-    done = {} if verify else _unchanged(folder, files, target, how)
-    todo = [file for file in files if file not in done]
     refused: list[Refusal] = []
-    reused = len(done)
-    finished = reused
-    index_one = partial(_try, folder.absolute(), how={**how, "verify": verify})
-    for file, result in run_all(index_one, todo, engine, workers):
-        finished += 1
-        if isinstance(result, IndexedVideo):
-            done[file] = result
-        else:
-            reason = "the decoder crashes on it; encode it again" if isinstance(result, Crashed) else result
-            refused.append(Refusal(file, reason))
-        if progress:
-            progress(finished, len(files), file)
-    refused.sort(key=lambda refusal: refusal.file)
-    if not done:
-        reasons = "\n".join(f"  {refusal.file}: {refusal.reason}" for refusal in refused[:10])
-        raise SourceError(f"none of the {len(files)} video files in {folder} can be used:\n{reasons}")
-    try:
-        index = write_index(target, list(done.values()), how)
-    except OSError as error:
-        raise SourceError(
-            f"the index cannot be written to {target} ({error.strerror}): name another folder with --out (out=)"
-        ) from None
+    entries = _list_videos(videos, refused)
+    check_target(target)
+    how = How(segment_seconds, stream_index, verify)
+    settings = {"segment_seconds": segment_seconds, "stream_index": stream_index}
+    with open_work(videos, target, how) as work:
+        done = {} if verify else _unchanged(target, work, entries, settings)
+        for entry in entries:
+            if entry.file not in done and (known := work.known(entry)):
+                done[entry.file] = known
+        reused, total = len(done), sum(entry.size for entry in entries)
+        far = IndexProgress("", reused, len(entries), sum(video.video.file_bytes for video in done.values()), total, 0)
+        todo = [entry for entry in entries if entry.file not in done]
+        if workers is None and engine == "local" and videos.root is None:
+            workers = _REMOTE_FILES_PER_CPU * (os.cpu_count() or 1)
+        index_one = partial(_index_one, videos, how, None if engine == "ray" else work.scratch)
+        for entry, result in _index_all(videos, index_one, todo, engine, workers):
+            if isinstance(result, _Indexed):
+                work.keep(entry, result.video)
+                done[entry.file] = result.video
+                far = replace(far, bytes_read=far.bytes_read + result.bytes_read)
+            else:
+                refused.append(Refusal(entry.file, result))
+            far = replace(far, file=entry.file, files=far.files + 1, bytes=far.bytes + entry.size)
+            if progress:
+                progress(far)
+        refused.sort(key=lambda refusal: refusal.file)
+        if not done:
+            raise SourceError(f"none of the video files in {videos.location} can be used:\n{_in_words(refused)}")
+        index = _write(target, work, list(done.values()), settings)
     damaged = {file: found.damaged for file, found in sorted(done.items()) if found.damaged}
-    return IndexReport(target, index, reused, tuple(refused), damaged)
+    return IndexReport(target.location, index, reused, tuple(refused), damaged, far.bytes_read)
 
 
-def index_video(
-    folder: Path, file: str, segment_seconds: float, stream_index: int | None = None, verify: bool = False
-) -> IndexedVideo:
-    """Index one file of ``folder``; see ``index_videos``.
+def _list_videos(videos: Storage, refused: list[Refusal]) -> list[Entry]:
+    """The video files of a place; what can't be looked at or named goes to ``refused``.
 
     Raises:
-        VideoError: it can't be used.
+        SourceError: there are none.
     """
-    path = folder / file
-    try:
-        safe_path(file)
-        file.encode()
-    except (IndexFileError, UnicodeEncodeError):
-        raise VideoError(file, "an index cannot hold this file name; rename it") from None
-    checked = check_video(path, scan_video(path, file, file, stream_index), verify)
-    video, table = checked.video, checked.table
-    problem = video_problem(video)
-    if problem:
-        raise VideoError(file, f"{problem} can't be right; encode it again")
-    starts = segment_rows(table, video.time_base, segment_seconds)
-    first = np.maximum(table.frame[starts], 0)
-    first[0] = 0
-    counts = np.diff(first, append=video.num_frames)
-    rows, tables, keys = [], [], []
-    for start, stop, first_frame, num_frames in zip(
-        starts.tolist(), [*starts[1:].tolist(), len(table)], first.tolist(), counts.tolist(), strict=True
-    ):
-        part = table[start:stop]
-        if len(part) > MAX_SEGMENT_PACKETS:
-            raise VideoError(file, f"{len(part)} packets without a keyframe among them; encode it again with some")
-        shown_keys = part.clean_key_rows[part.frame[part.clean_key_rows] >= 0]
-        keys.append((part.frame[shown_keys], part.pts[shown_keys]))
-        offset, length = (0, video.file_bytes) if video.kind == CONTAINER else byte_range(part)
-        rows.append(
-            {
-                "first_frame": first_frame,
-                "num_frames": num_frames,
-                "first_pts": int(table.pts[table.frame == first_frame][0]),
-                "byte_offset": offset,
-                "byte_length": length,
-                "num_packets": len(part),
-                "num_keyframes": len(part.key_rows),
-            }
-        )
-        tables.append(part.to_bytes())
-    keyframes = Keyframes(
-        start=np.cumsum([0, *(len(frames) for frames, _ in keys)]),
-        frame=np.concatenate([frames for frames, _ in keys]),
-        pts=np.concatenate([pts for _, pts in keys]),
-    )
-    return IndexedVideo(video, tuple(rows), keyframes, tuple(tables), checked.damaged)
-
-
-def _list_videos(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
-        raise SourceError(f"the videos' folder {folder} {what}: give the folder that holds the video files")
-    files = sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file() and not path.name.startswith(".")
-    )
-    if not files:
+    entries = []
+    for entry in videos.list(lambda file, reason: refused.append(Refusal(file, reason))):
+        path = PurePosixPath(entry.file)
+        if path.suffix.lower() not in VIDEO_SUFFIXES or path.name.startswith(".") or path.parts[0] == WORK:
+            continue
+        try:
+            check_name(entry.file)
+        except VideoError as error:
+            refused.append(Refusal(entry.file, error.reason))
+        else:
+            entries.append(entry)
+    if not entries:
         suffixes = " ".join(sorted(VIDEO_SUFFIXES))
-        raise SourceError(f"no video files in {folder}: files are found by their suffixes, {suffixes}")
-    return files
+        reasons = f"\n{_in_words(refused)}" if refused else ""
+        raise SourceError(
+            f"no video files in {videos.location}: files are found by their suffixes, {suffixes}{reasons}"
+        )
+    return entries
 
 
-def _unchanged(folder: Path, files: list[str], target: Path, how: dict[str, Any]) -> dict[str, IndexedVideo]:
+def _in_words(refused: list[Refusal]) -> str:
+    return "\n".join(f"  {refusal.file}: {refusal.reason}" for refusal in refused[:10])
+
+
+# What is known already.
+
+
+def _unchanged(
+    target: Storage, work: Work, entries: list[Entry], settings: dict[str, float | int | None]
+) -> dict[str, IndexedVideo]:
     """What an index that is already there knows about files that have not changed since."""
+    folder = target.root
+    if folder is None:
+        folder = work.folder / "previous"
+        folder.mkdir()
+        try:
+            for name in INDEX_FILES:
+                target.copy(name, 0, target.stat(name).size, folder / name)
+        except OSError:
+            return {}
     try:
-        header, index = read_header(target), read_index(target)
-        keyframes = read_keyframes(target, index)
+        header, index = read_header(folder), read_index(folder)
+        keyframes = read_keyframes(folder, index)
     except IndexFileError:
         return {}
-    if any(header.get(name) != value for name, value in how.items()):
+    if any(header.get(name) != value for name, value in settings.items()):
         return {}
-    wanted = set(files)
+    wanted = {(entry.file, entry.size, entry.version) for entry in entries}
     firsts = np.searchsorted(index.video, np.arange(len(index.videos) + 1)).tolist()
     known = {}
     for number, video in enumerate(index.videos):
-        if video.file not in wanted:
-            continue
-        stat = (folder / video.file).stat()
-        if (stat.st_size, str(stat.st_mtime_ns)) != (video.file_bytes, video.version):
+        if (video.file, video.file_bytes, video.version) not in wanted:
             continue
         segments = range(firsts[number], firsts[number + 1])
         own = slice(keyframes.start[firsts[number]], keyframes.start[firsts[number + 1]])
@@ -219,19 +221,81 @@ def _unchanged(folder: Path, files: list[str], target: Path, how: dict[str, Any]
         rows = tuple({name: int(getattr(index, name)[s]) for name in names} for s in segments)
         try:
             for s in segments:
-                read_table(target, index, s)
+                read_table(folder, index, s)
         except IndexFileError:
             continue
-        tables = tuple(read_table_bytes(target, index, s) for s in segments)
+        tables = tuple(read_table_bytes(folder, index, s) for s in segments)
         keys = Keyframes(starts, keyframes.frame[own], keyframes.pts[own])
         known[video.file] = IndexedVideo(video, rows, keys, tables)
     return known
 
 
-def _try(folder: Path, file: str, how: dict[str, Any]) -> IndexedVideo | str:
+# What is done.
+
+
+@dataclass(frozen=True, slots=True)
+class _Indexed:
+    video: IndexedVideo
+    bytes_read: int
+
+
+def _index_one(videos: Storage, how: How, scratch: Path | None, entry: Entry) -> _Indexed | str | SourceError:
+    """A file's place in the index, or the reason why it has none."""
     try:
-        return index_video(folder, file, **how)
+        if videos.root is None:
+            return _Indexed(*index_remote_video(videos, entry, how, scratch))
+        video = index_video(videos.root.absolute(), entry.file, how.segment_seconds, how.stream_index, how.verify)
+        return _Indexed(video, video.video.file_bytes)
     except VideoError as error:
         return error.reason
+    except SourceError as error:
+        return error
     except OSError as error:
-        return f"cannot be read ({error.strerror})"
+        return f"cannot be read ({error.strerror or error})"
+
+
+def _index_all(
+    videos: Storage,
+    function: Callable[[Entry], _Indexed | str | SourceError],
+    entries: list[Entry],
+    engine: str,
+    workers: int | None,
+) -> Iterator[tuple[Entry, _Indexed | str]]:
+    """(file, what ``function`` made of it), in any order.
+
+    Raises:
+        SourceError: a file may not be accessed, and nothing else may be either.
+    """
+    crowded = []
+    for entry, result in run_all(function, entries, engine, workers):
+        if isinstance(result, NoRoomError):
+            crowded.append(entry)
+            continue
+        if isinstance(result, SourceError):
+            videos.check()  # if credentials have expired, the file is not at fault
+        yield entry, _or_reason(result)
+    for entry, result in run_all(function, crowded, engine, 1):  # whose copies had no room beside one another
+        yield entry, _or_reason(result)
+
+
+def _or_reason(result: _Indexed | str | SourceError | Crashed) -> _Indexed | str:
+    if isinstance(result, Crashed):
+        return "the decoder crashes on it; encode it again"
+    return str(result) if isinstance(result, SourceError) else result
+
+
+def _write(
+    target: Storage, work: Work, videos: list[IndexedVideo], settings: dict[str, float | int | None]
+) -> VideoIndex:
+    try:
+        if target.root is not None:
+            return write_index(target.root, videos, settings)
+        folder = work.folder / "index"
+        index = write_index(folder, videos, settings)
+        put_index(target, folder)
+    except OSError as error:
+        raise SourceError(
+            f"the index cannot be written to {target.location} ({error.strerror or error}): "
+            "name another folder with --out (out=)"
+        ) from None
+    return index

@@ -25,7 +25,7 @@ from onetake.decode.numbering import number_by_output, start_rows, with_times
 from onetake.decode.probe import Scan
 from onetake.decode.source import ContainerSource, PacketSource, open_source
 
-__all__ = ["Checked", "check_video"]
+__all__ = ["MAX_FRAMES", "Checked", "can_sample", "check_stretches", "check_video", "sample_starts", "stretch"]
 
 RANDOM_STARTS = 6
 MAX_FRAMES = 32  # decoded from each start, without ``verify``
@@ -87,13 +87,10 @@ def check_video(path: Path, scan: Scan, verify: bool = False) -> Checked:
         VideoError: most of it does not decode, or it decodes differently at every time.
     """
     video, table = scan.video, scan.table
-    if scan.numbered and not scan.torn and not verify and len(table) <= MAX_KEYFRAME_DISTANCE * len(table.key_rows):
-        starts = _some(table)
-        truth = _sample(path, scan, starts)
-        if truth is not None:
-            found = _settle(path, scan, table, starts, truth, MAX_FRAMES)
-            if found is not None and not found[1]:
-                return _finish(found[0], table, scan, truth)
+    if can_sample(scan) and not verify:
+        checked = check_stretches(path, scan, sorted(set(sample_starts(table))), MAX_FRAMES)
+        if checked is not None:
+            return checked
     truth = _decode(path, scan)
     table = number_by_output(table, truth.rows)
     keys = np.array(truth.key_rows, np.int64)
@@ -108,6 +105,24 @@ def check_video(path: Path, scan: Scan, verify: bool = False) -> Checked:
     video, failing = found
     table = _without(path, video, table, scan, failing, truth)
     return _finish(video, table, scan, truth)
+
+
+def can_sample(scan: Scan) -> bool:
+    """Whether a few stretches of the video can say how all of it is read."""
+    table = scan.table
+    return scan.numbered and not scan.torn and len(table) <= MAX_KEYFRAME_DISTANCE * len(table.key_rows)
+
+
+def check_stretches(path: Path, scan: Scan, starts: list[int], limit: int) -> Checked | None:
+    """``check_video`` by ``limit`` frames from each of the keyframe rows ``starts`` on; None if all must be decoded."""
+    truth = _sample(path, scan, starts, limit)
+    found = None if truth is None else _settle(path, scan, scan.table, starts, truth, limit)
+    if truth is None or found is None or found[1]:
+        return None
+    picture, video = truth.picture, scan.video
+    if picture is None or (picture.width, picture.height) != (video.width, video.height):
+        return None  # its header is another's, and its size may change
+    return _finish(found[0], scan.table, scan, truth)
 
 
 def _finish(video: Video, table: PacketTable, scan: Scan, truth: _Truth) -> Checked:
@@ -131,15 +146,15 @@ def _as_kind(video: Video, table: PacketTable, scan: Scan) -> PacketTable:
     return table if video.kind == PACKETS else replace(table, offset=scan.positions)
 
 
-def _some(table: PacketTable) -> list[int]:
+def sample_starts(table: PacketTable) -> list[int]:
     """Keyframe rows to start from: the first, the last, and random ones, the same at every run."""
     rows = table.key_rows
     inner = rows[1:-1]
     picked = np.random.default_rng(len(table)).permutation(len(inner))[:RANDOM_STARTS]
-    return sorted({int(rows[0]), int(rows[-1]), *inner[picked].tolist()})
+    return [int(rows[0]), int(rows[-1]), *inner[picked].tolist()]
 
 
-def _stretch(table: PacketTable, start: int, limit: int) -> tuple[list[int], PacketTable]:
+def stretch(table: PacketTable, start: int, limit: int) -> tuple[list[int], PacketTable]:
     """The frames to compare from keyframe row ``start`` on, and the table from there to the last packet they need."""
     first = _first_right(table, start)
     following = table.key_rows[np.searchsorted(table.key_rows, start, side="right") :]
@@ -185,11 +200,11 @@ def _pictures(source: PacketSource, broken: list[int]) -> Iterator[VideoFrame]:
         broken.append(row)
 
 
-def _sample(path: Path, scan: Scan, starts: list[int]) -> _Truth | None:
+def _sample(path: Path, scan: Scan, starts: list[int], limit: int) -> _Truth | None:
     """The truth of the stretches from ``starts`` on; None if it is not what the packets' times say."""
     video, table, truth = scan.video, scan.table, _Truth()
     for start in starts:
-        frames, part = _stretch(table, start, MAX_FRAMES)
+        frames, part = stretch(table, start, limit)
         source = ContainerSource(video, replace(part, offset=scan.positions[start : start + len(part)]), path)
         broken: list[int] = []
         came = []
@@ -287,7 +302,7 @@ def _same(path: Path, video: Video, table: PacketTable, start: int, truth: _Trut
 
     It may refuse frames where the truth is broken, too.
     """
-    frames, part = _stretch(table, start, limit)
+    frames, part = stretch(table, start, limit)
     row_of = {int(part.frame[row]): start + row for row in range(len(part))}
     broken = any(start <= row < start + len(part) for row in truth.broken)
     plans = [frames]
@@ -343,7 +358,7 @@ def _without(
 
 def _recovery(path: Path, video: Video, table: PacketTable, start: int, truth: _Truth) -> int | None:
     """The row of the frame from which on a decoder that starts at ``start`` is right; None if there is none."""
-    frames, part = _stretch(table, start, len(table))
+    frames, part = stretch(table, start, len(table))
     source = open_source(video, part, path)
     broken: list[int] = []
     try:

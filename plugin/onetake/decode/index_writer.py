@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from onetake.core.errors import IndexFileError, SourceError
 from onetake.core.index import FORMAT_VERSION, Keyframes, Video, VideoIndex
 from onetake.decode.store import (
     HEADER,
+    INDEX_FILES,
     KEYFRAME_COLUMNS,
     PACKETS_BIN,
     SEGMENT_COLUMNS,
@@ -27,8 +29,11 @@ from onetake.decode.store import (
     read_header,
     read_index,
 )
+from onetake.storage.base import Storage
 
-__all__ = ["IndexedVideo", "check_target", "write_index"]
+__all__ = ["IndexedVideo", "check_target", "put_index", "write_index"]
+
+PROBE = ".onetake-probe"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +56,7 @@ class IndexedVideo:
     damaged: int = 0
 
 
-def check_target(out: Path) -> None:
+def check_target(out: Storage) -> None:
     """See, before the work is done, whether an index can be written to ``out``.
 
     Raises:
@@ -59,17 +64,38 @@ def check_target(out: Path) -> None:
     """
     remedy = "name another folder with --out (out=)"
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        with _replacing(out / HEADER):
-            pass
+        if out.root is not None:
+            out.root.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory() as folder:
+            empty = Path(folder, "empty")
+            empty.touch()
+            out.write(PROBE, empty)
+            out.delete(PROBE)
     except OSError as error:
-        raise SourceError(f"the index cannot be written to {out} ({error.strerror}): {remedy}") from None
+        reason = error.strerror or error
+        raise SourceError(f"the index cannot be written to {out.location} ({reason}): {remedy}") from None
     try:
-        header = json.loads((out / HEADER).read_bytes())
+        header = json.loads(out.read_all(HEADER))
     except (OSError, ValueError):
         return
     if not isinstance(header, dict) or header.get("format") != "onetake":
-        raise SourceError(f"{out / HEADER} belongs to another program: {remedy}")
+        raise SourceError(f"{out.location}/{HEADER} belongs to another program: {remedy}")
+
+
+def put_index(out: Storage, folder: Path) -> None:
+    """Put an index that stands in ``folder`` into a bucket, in the place of one that is there.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    try:
+        there = json.loads(out.read_all(HEADER)).get("generation")
+    except (FileNotFoundError, ValueError, AttributeError):
+        there = None
+    if there != read_header(folder)["generation"]:
+        out.delete(HEADER)  # of files that no longer belong together nothing is opened
+    for name in INDEX_FILES:
+        out.write(name, folder / name)
 
 
 def write_index(out: Path, videos: Sequence[IndexedVideo], how: dict[str, Any]) -> VideoIndex:

@@ -14,11 +14,21 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from onetake.core.errors import VideoError
-from onetake.core.index import CONTAINER, DISCARD, KEYFRAME, MAX_PACKET, PACKETS, PacketTable, Video, packet_check
+from onetake.core.index import (
+    CONTAINER,
+    DISCARD,
+    KEYFRAME,
+    MAX_PACKET,
+    PACKETS,
+    UNCHECKED,
+    PacketTable,
+    Video,
+    packet_check,
+)
 from onetake.decode.container import HEADER_BYTES, MAX_PIXELS, decoding_stream, open_video
 from onetake.decode.numbering import number_by_pts, start_rows
 
-__all__ = ["Scan", "scan_video"]
+__all__ = ["Scan", "is_idr", "scan_video"]
 
 Int64Array = NDArray[np.int64]
 
@@ -48,7 +58,9 @@ class Scan:
         return bool(np.any(self.table.frame >= 0))
 
 
-def scan_video(path: Path, video_id: str, file: str, stream_index: int | None = None) -> Scan:
+def scan_video(
+    path: Path, video_id: str, file: str, stream_index: int | None = None, headers_only: bool = False
+) -> Scan:
     """Demux a file.
 
     Args:
@@ -56,6 +68,8 @@ def scan_video(path: Path, video_id: str, file: str, stream_index: int | None = 
         video_id: the video's name in errors and in the index.
         file: its path below the videos' folder.
         stream_index: the stream to index. None: the best video stream.
+        headers_only: of an MP4 or MOV, the file holds the headers, and zeros for packets. These are then UNCHECKED, and
+            whether H.264 is open is not known.
 
     Raises:
         VideoError: the file is no video, or is cut off.
@@ -76,12 +90,14 @@ def scan_video(path: Path, video_id: str, file: str, stream_index: int | None = 
         _check_codec(video_id, stream)
         try:
             streamed = container.format.name in ("mpegts", "mpeg")  # ends anywhere
-            packets = _Packets(video_id, stream, data, streamed)
+            packets = _Packets(video_id, stream, data, streamed, headers_only)
             for packet in container.demux(stream):
                 if packet.size:
                     packets.add(packet)
         except av.error.FFmpegError as error:
             raise VideoError(video_id, f"cannot be demuxed ({error.strerror}); copy or encode it again") from None
+        if headers_only:  # the demuxer takes keyframes for such by their bytes, too
+            packets.flag_keyframes({entry.pos for entry in stream.index_entries if entry.is_keyframe})
         table, positions = packets.table()
         _refuse_cut_off(video_id, container, stream, table)
         codec = stream.codec_context
@@ -115,12 +131,13 @@ def scan_video(path: Path, video_id: str, file: str, stream_index: int | None = 
 class _Packets:
     """The packets of a stream, gathered."""
 
-    def __init__(self, video_id: str, stream: VideoStream, data: mmap.mmap, streamed: bool) -> None:
+    def __init__(self, video_id: str, stream: VideoStream, data: mmap.mmap, streamed: bool, blind: bool) -> None:
         self.whole = True  # every packet stands in the file in one piece, and is decoded with the extradata at hand
         self.torn = self.is_open = False
         self._video_id = video_id
         self._data = data
         self._streamed = streamed
+        self._blind = blind  # there are no bytes to look at
         self._codec = stream.codec_context
         self._rows: list[tuple[int, ...]] = []  # offset, position, size, pts, flags, check
         self._dts: list[int | None] = []
@@ -131,20 +148,32 @@ class _Packets:
         cut = packet.is_corrupt and not self._streamed and position + packet.size == len(self._data)
         if cut or position + packet.size > len(self._data):
             raise VideoError(self._video_id, f"cut off or damaged at byte {position}; copy it again")
-        offset, data = -1, bytes(packet)
         if packet.size > MAX_PACKET:
             raise VideoError(self._video_id, f"a packet of {packet.size} bytes is over the limit; encode it again")
-        if self.whole:
-            offset = self._data.find(data, position, position + packet.size + HEADER_BYTES)
-            changed = packet.has_sidedata("new_extradata") and bool(self._rows)
-            self.whole = position >= 0 and offset >= 0 and not changed
+        changed = packet.has_sidedata("new_extradata") and bool(self._rows)
+        self.whole &= position >= 0 and not changed
         self.torn |= packet.is_corrupt
-        if self._codec.name == "h264" and packet.is_keyframe and not self.is_open:
-            self.is_open = not _is_idr(data, bytes(self._codec.extradata or b""))
         self._pts_missing |= packet.pts is None
         self._dts.append(packet.dts)
         flags = KEYFRAME * packet.is_keyframe | DISCARD * packet.is_discard
-        self._rows.append((offset, position, packet.size, packet.pts or 0, flags, packet_check(data)))
+        offset, check = position, 0
+        if self._blind:
+            flags |= UNCHECKED
+        else:
+            data = bytes(packet)
+            check = packet_check(data)
+            if self.whole:
+                offset = self._data.find(data, position, position + packet.size + HEADER_BYTES)
+                self.whole = offset >= 0
+            if self._codec.name == "h264" and packet.is_keyframe and not self.is_open:
+                self.is_open = not is_idr(data, bytes(self._codec.extradata or b""))
+        self._rows.append((offset, position, packet.size, packet.pts or 0, flags, check))
+
+    def flag_keyframes(self, positions: set[int]) -> None:
+        """Let the packets at ``positions`` be the keyframes."""
+        for number, (offset, position, size, pts, flags, check) in enumerate(self._rows):
+            flags = flags & ~KEYFRAME | KEYFRAME * (position in positions)
+            self._rows[number] = offset, position, size, pts, flags, check
 
     def table(self) -> tuple[PacketTable, Int64Array]:
         """The packet table, and the packets' positions."""
@@ -173,7 +202,7 @@ class _Packets:
         return np.array(self._dts, np.int64)
 
 
-def _is_idr(data: bytes, extradata: bytes) -> bool:
+def is_idr(data: bytes, extradata: bytes) -> bool:
     """Whether a packet of H.264 holds an IDR picture (ITU-T H.264, NAL unit type 5)."""
     if extradata[:1] != b"\1":  # start codes
         return any(unit and unit[0] & 31 == 5 for unit in data.split(b"\0\0\1")[1:])

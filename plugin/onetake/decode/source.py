@@ -14,7 +14,7 @@ from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 
 from onetake.core.errors import DecodeError, VideoError
-from onetake.core.index import CONTAINER, JUMP_COST, PACKETS, PacketTable, Video, packet_check
+from onetake.core.index import CONTAINER, JUMP_COST, PACKETS, PacketTable, Video
 from onetake.decode.container import HEADER_BYTES, MAX_PIXELS, decoding_stream, open_video
 
 __all__ = ["ContainerSource", "PacketSource", "TableSource", "codec_options", "open_source"]
@@ -98,7 +98,7 @@ class TableSource:
             self.bytes_read += len(data)
             if len(data) != size:
                 raise DecodeError(self._video.video_id, _CHANGED, int(table.frame[row]), offset)
-            if packet_check(data) != table.check[row]:
+            if not table.has_bytes(row, data):
                 raise DecodeError(self._video.video_id, _OTHER, int(table.frame[row]), offset)
             packet = Packet(size)  # Packet(data) would lack the zeros that decoders read beyond its end
             packet.update(data)
@@ -121,8 +121,7 @@ class ContainerSource:
         video: the video.
         table: its packet table, whole or in part; an offset is where the demuxer says that a packet is (or its payload,
             behind the container's header), -1 if it doesn't.
-        path: the whole file, or one that holds it.
-        window: (start, length) of the video's file in ``path``. None: all.
+        path: the whole file.
 
     Raises:
         FileNotFoundError: ``path`` does not exist.
@@ -131,17 +130,16 @@ class ContainerSource:
 
     jump_cost = JUMP_COST[CONTAINER]
 
-    def __init__(self, video: Video, table: PacketTable, path: Path, window: tuple[int, int] | None = None) -> None:
+    def __init__(self, video: Video, table: PacketTable, path: Path) -> None:
         self.table = table
         self.bytes_read = 0
         self._video = video
         self._path = path
-        self._window = window
         self._started = False
         self._open()
 
     def _open(self) -> None:
-        self._container = open_video(self._path, self._video.video_id, self._window)
+        self._container = open_video(self._path, self._video.video_id)
         self._stream = decoding_stream(self._container, self._video.video_id, self._video.stream_index)
         self._stream.codec_context.options = codec_options(self._video)
 
@@ -206,22 +204,14 @@ class ContainerSource:
         raise DecodeError(self._video.video_id, _CHANGED, int(self.table.frame[row]))
 
     def _is_row(self, packet: Packet, row: int) -> bool:
-        return packet.size == self.table.size[row] and packet_check(bytes(packet)) == self.table.check[row]
+        return packet.size == self.table.size[row] and self.table.has_bytes(row, bytes(packet))
 
     def close(self) -> None:
         self._container.close()
 
 
-def open_source(
-    video: Video, table: PacketTable, path: Path, file_start: int = 0, window: tuple[int, int] | None = None
-) -> PacketSource:
-    """The packet source that the video's kind asks for.
-
-    Args:
-        video, table, path: see there.
-        file_start: of a TableSource: which byte of what the table's offsets count ``path`` starts with.
-        window: of a ContainerSource: where in ``path`` the container is.
-    """
+def open_source(video: Video, table: PacketTable, path: Path, file_start: int = 0) -> PacketSource:
+    """The packet source that the video's kind asks for."""
     if video.kind == CONTAINER:
-        return ContainerSource(video, table, path, window)
+        return ContainerSource(video, table, path)
     return TableSource(video, table, path, file_start)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,11 +46,15 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    def list(self) -> Iterator[Entry]:
+    def list(self, on_error: Callable[[str, str], None] | None = None) -> Iterator[Entry]:
         """All files below the root, at any depth, in the order of their paths.
 
+        Args:
+            on_error: called as (path below the root, reason) for a subfolder or file that can't be looked at; the
+                others are listed. None: that is an error.
+
         Raises:
-            SourceError: the place can't be listed, or does not exist.
+            SourceError: the place, or a part of it, can't be listed, or does not exist.
         """
 
     @abstractmethod

@@ -121,7 +121,7 @@ class BucketStorage(Storage):
             if next(self._pages(self._prefix), None) is None:
                 raise SourceError(f"there is nothing at {self.location}: check the URL")
 
-    def list(self) -> Iterator[Entry]:
+    def list(self, on_error: Callable[[str, str], None] | None = None) -> Iterator[Entry]:
         found = False
         with self._explained():
             for entry in self._pages(self._prefix):

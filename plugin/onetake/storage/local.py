@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from stat import S_ISREG
 from typing import BinaryIO
 
 from onetake.core.errors import FileChangedError, SourceError
@@ -38,10 +39,26 @@ class LocalStorage(Storage):
             what = "is a file" if self._root.exists() else "does not exist"
             raise SourceError(f"the folder {self._root} {what}: check the path")
 
-    def list(self) -> Iterator[Entry]:
+    def list(self, on_error: Callable[[str, str], None] | None = None) -> Iterator[Entry]:
         self.check()
-        files = sorted(path.relative_to(self._root).as_posix() for path in self._root.rglob("*") if path.is_file())
-        yield from map(self.stat, files)
+
+        def report(error: OSError) -> None:
+            path = Path(error.filename)
+            if on_error is None or path == self._root:
+                raise SourceError(f"{path} cannot be read ({error.strerror}): check its permissions") from None
+            on_error(path.relative_to(self._root).as_posix(), f"cannot be read ({error.strerror})")
+
+        files = []
+        for folder, _, names in os.walk(self._root, onerror=report):  # which, without it, skips them in silence
+            files += [Path(folder, name).relative_to(self._root).as_posix() for name in names]
+        for file in sorted(files):
+            try:
+                status = (self._root / file).stat()
+            except OSError as error:
+                report(error)
+                continue
+            if S_ISREG(status.st_mode):
+                yield _entry(file, status)
 
     def stat(self, file: str) -> Entry:
         return _entry(file, (self._root / file).stat())

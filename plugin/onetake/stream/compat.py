@@ -157,13 +157,14 @@ class HostDataset(StreamingDataset):
     all workers of the rank, leaves no shard marked as being fetched, and is raised.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, *, batch_size: int, predownload: int, **kwargs: Any) -> None:
         self._event = SharedFlag()  # type: ignore[assignment]  # else created per process by __iter__
         self._failure: Exception | None = None
         self._owner_pid: int | None = os.getpid()
         self._iterating_pid: int | None = None
-        with _own_spanner():
-            super().__init__(**kwargs)
+        with _own_spanner():  # the host warns of less than a batch ahead, which is the user's to choose
+            super().__init__(batch_size=batch_size, predownload=max(predownload, batch_size), **kwargs)
+        self.predownload = predownload
 
     # What subclasses say.
 
@@ -186,14 +187,15 @@ class HostDataset(StreamingDataset):
 
     @property
     def predownload(self) -> int:
-        """Samples per worker whose shards are fetched ahead; may be set while workers run."""
+        """Samples per worker whose shards are fetched ahead; 0: each when its sample is next. May be set while workers
+        run."""
         return int(self._predownload[0])
 
     @predownload.setter
     def predownload(self, value: int) -> None:
         if "_predownload" not in self.__dict__:
             self._predownload = torch.zeros(1, dtype=torch.int64).share_memory_()
-        check_count("predownload", value)
+        check_count("predownload", value, 0)
         self._predownload[0] = value
 
     @property

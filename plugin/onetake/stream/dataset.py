@@ -90,7 +90,7 @@ class VideoDataset(OrderedDataset):
         num_canonical_lanes: L, how many streams of clips are read side by side in all (see ``core.order``).
             None: the global batch size, times up to 8.
         drop_last: leave out the epoch's last, incomplete global batch instead of filling it with repeats.
-        predownload: clips per worker whose segments are fetched ahead. None: 8 batches.
+        predownload: clips per worker whose segments are fetched ahead; 0: each when its clip is next. None: 8 batches.
         cache_limit: bytes (or "100gb") that cached segments may take. None: no limit.
         max_memory: bytes (or "8gb") of a node's memory that open decoders may hold; with ``clips_per_sample="all"``,
             that and all samples that are there at once. None: no bound.
@@ -168,7 +168,7 @@ class VideoDataset(OrderedDataset):
         lanes = choose_lanes(streams, global_batch, num_canonical_lanes, warn=world.is_leader)
         self.memory = plan_memory(streams, world, replication, lanes[0] * lanes[1], global_batch, max_memory)
         predownload = PREDOWNLOAD_BATCHES * batch_size if predownload is None else predownload
-        check_count("predownload", predownload)
+        check_count("predownload", predownload, 0)
         if cache_limit is not None:
             cache_limit = check_cache_limit(cache_limit, streams)
             check_open_segments(cache_limit, streams, -(-lanes[0] * lanes[1] // world.num_nodes), predownload)
