@@ -33,7 +33,7 @@ for adapter, configs in (("lightning", {"hydra", "omegaconf"}), ("composer", {"o
     LAYERS[adapter] = ({"stream", *LAYERS["stream"][0]}, {adapter, *configs, *LAYERS["stream"][1]})
 LAYERS["cli"] = (
     set(LAYERS),
-    {"click", "rich", "matplotlib", "hydra", "omegaconf", "torchmetrics"}.union(
+    {"click", "rich", "matplotlib", "PIL", "hydra", "omegaconf", "torchmetrics"}.union(
         *(outside for _, outside in LAYERS.values())
     ),
 )

@@ -9,12 +9,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
+from onetake import ClipSpec
 from onetake.cli.main import main
+from onetake.decode.build import index_videos
 from onetake.decode.store import read_index, read_table
+from onetake.decode.synthetic import read_number, write_numbered_video
+from tests.cli.test_contact_sheet import places
 from tests.helpers import SPEC, make_loader
+from tests.zoo import write_zoo
 
 CLIPS = ("--num-frames", 4, "--stride", 3)
 
@@ -93,6 +100,11 @@ def test_a_spec_that_fits_no_video_is_told(numbered):
         (("--num-frames", 0), "num_frames=0"),
         (("--stride", 2, "--fps", 5), "clips are counted in frames"),
         (("--index", "nowhere"), "no index in nowhere"),
+        (("--count", 0), "--count 0: must be at least 1"),
+        (("--measure", 0), "--measure 0: must be at least 1"),
+        (("--seed", -1), "--seed -1: must be at least 0"),
+        (("--sheet", "nowhere/sheet.png"), "--sheet nowhere/sheet.png: there is no folder"),
+        (("--sheet", "sheet.png", "--num-frames", 1000), "no video"),
     ],
 )
 def test_what_cannot_be_is_told_in_one_line(numbered, options, message):
@@ -144,3 +156,77 @@ def test_checking_tells_what_is_wrong_and_fails(numbered, tmp_path):
     (row,) = [line for line in result.stdout.splitlines() if "1 damaged packet" in line]
     assert f"{stretch['byte_offset']}-{stretch['byte_stop'] - 1}" in row
     assert "is missing" in result.stdout
+
+
+def test_the_sheet_shows_the_frames_it_names(numbered, tmp_path):
+    sheet = tmp_path / "sheet.png"
+    shown = inspected(numbered, "--sheet", sheet, "--count", 3, *CLIPS)["sheet"]
+    assert [clip["clip_id"] for clip in shown] == sorted({clip["clip_id"] for clip in shown})
+    assert all(np.array_equal(np.diff(clip["frame_index"]), [3, 3, 3]) for clip in shown)
+    picture = np.asarray(Image.open(sheet))
+    dataset = make_loader(numbered, frame_size=120).dataset
+    for clip in shown:
+        sample = dataset[clip["clip_id"]]
+        assert sample["video_id"] == clip["video_id"]
+        assert sample["frame_index"].tolist() == clip["frame_index"]
+        frames = sample["video"].permute(0, 2, 3, 1).numpy()
+        found = [places(picture, frame) for frame in frames]
+        assert [len(places) for places in found] == [1, 1, 1, 1]
+        assert found == sorted(found)
+        assert [read_number(frame) for frame in frames] == clip["frame_index"]
+    first = sheet.read_bytes()
+    run(numbered, "--sheet", sheet, "--count", 3, *CLIPS)
+    assert sheet.read_bytes() == first
+    run(numbered, "--sheet", sheet, "--count", 3, "--seed", 1, *CLIPS)
+    assert sheet.read_bytes() != first
+
+
+def test_long_clips_are_drawn_in_part_and_turned_videos_upright(tmp_path):
+    write_zoo(tmp_path, ["rotated90.mp4"])
+    index_videos(tmp_path, workers=1)
+    sheet = tmp_path / "sheet.png"
+    (clip,) = inspected(tmp_path, "--sheet", sheet, "--count", 1, "--num-frames", 20, "--stride", 1)["sheet"]
+    assert len(clip["frame_index"]) == 20
+    frames = make_loader(tmp_path, clips=ClipSpec(20), frame_size=120, batch_size=1).dataset[clip["clip_id"]]["video"]
+    assert frames.shape[2] > frames.shape[3]
+    found = [len(places(np.asarray(Image.open(sheet)), frame.permute(1, 2, 0).numpy())) for frame in frames]
+    assert sum(found) == 8
+    assert (found[0], found[-1]) == (1, 1)
+
+
+def test_a_damaged_clip_has_its_reason_on_the_sheet(numbered, tmp_path):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    write_numbered_video(folder / "a.mp4", 40, gop=40)
+    index = index_videos(folder, workers=1).index
+    data = bytearray((folder / "a.mp4").read_bytes())
+    data[int(read_table(folder, index, 0).offset[0])] ^= 0xFF
+    (folder / "a.mp4").write_bytes(data)
+    (clip,) = inspected(folder, "--sheet", tmp_path / "sheet.png", "--num-frames", 30, "--stride", 1)["sheet"]
+    assert "its bytes are not those that were indexed" in clip["damaged"]
+    assert (tmp_path / "sheet.png").exists()
+    measured = inspected(folder, "--measure", 1, "--num-frames", 30, "--stride", 1)["measured"]
+    assert measured["in_order"]["damaged"] == measured["at_random"]["damaged"] == 1
+
+
+def test_measuring_counts_what_was_decoded(numbered):
+    measured = inspected(numbered, "--measure", 12, *CLIPS)["measured"]
+    in_order, at_random = measured["in_order"], measured["at_random"]
+    assert in_order["clips"] == at_random["clips"] == 12
+    assert in_order["damaged"] == at_random["damaged"] == 0
+    assert 4 <= in_order["frames_decoded"] <= at_random["frames_decoded"]
+    assert 0 < in_order["bytes_read"] < at_random["bytes_read"]
+    assert 0 < in_order["opens"] < 1
+    assert in_order["ms"] > 0
+    everything = inspected(numbered, "--measure", 1000, *CLIPS)
+    assert everything["measured"]["in_order"]["clips"] == everything["clips"]["clips"]
+    assert everything["measured"]["in_order"]["frames_decoded"] <= everything["clips"]["decoded_in_order"]
+    assert "decoders opened, and jumps" in run(numbered, "--measure", 1, *CLIPS)
+
+
+def test_a_process_of_its_own_says_nothing_beside(numbered, tmp_path):
+    arguments = ["inspect", str(numbered), "--sheet", str(tmp_path / "sheet.png"), "--measure", "2", "--check"]
+    script = f"from onetake.cli.main import main\nmain({arguments!r})"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stderr == ""
+    assert "measured, by one thread" in done.stdout

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from onetake.core.errors import SpecError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["BYTE_UNITS", "byte_bar", "in_bytes", "in_time", "table_console"]
+__all__ = ["BYTE_UNITS", "byte_bar", "in_bytes", "in_time", "require_folder", "table_console"]
 
 BYTE_UNITS = ("kB", "MB", "GB", "TB")
 
@@ -53,3 +56,10 @@ def in_time(seconds: float) -> str:
     if seconds < 99.95:
         return f"{seconds:.3g} s"
     return f"{seconds / 60:.3g} min" if seconds < 99.95 * 60 else f"{seconds / 3600:,.1f} h"
+
+
+def require_folder(option: str, file: Path) -> None:
+    """Raise SpecError unless there is a folder for the file that an option names: before the work is done."""
+    folder = file.absolute().parent
+    if not folder.is_dir():
+        raise SpecError(f"{option} {file}: there is no folder {folder}")

@@ -10,7 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from onetake.cli.contact_sheet import SheetRow, draw_sheet
 from onetake.decode.synthetic import DIRECTIONS
+
+_ENLARGED = 2  # times that pictures are drawn, which are small
 
 Event = dict[str, Any]
 Place = tuple[str, int]  # (video ID, frame)
@@ -78,21 +81,10 @@ def wanted_spans(run: Run, extent: int, hop: int) -> tuple[int, int]:
 
 def contact_sheet(batch: Path, out: Path) -> None:
     """One batch as a PNG: a row per clip, its frames from left to right."""
-    plt = _pyplot()
     with np.load(batch) as data:
-        video, labels = data["video"].transpose(0, 1, 3, 4, 2), data["label"]
-    clips, frames = video.shape[:2]
-    figure, axes = plt.subplots(clips, frames, figsize=(1.2 * frames, 1.25 * clips), squeeze=False)
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-    for row, clip, label in zip(axes, video, labels, strict=True):
-        row[0].set_ylabel(str(label), fontsize=12)
-        for axis, frame in zip(row, clip, strict=True):
-            axis.imshow(frame)
-    figure.suptitle("One batch: a clip in each row, from a different place of the videos")
-    figure.tight_layout()
-    figure.savefig(out, dpi=90)
-    plt.close(figure)
+        videos = data["video"].transpose(0, 1, 3, 4, 2).repeat(_ENLARGED, 2).repeat(_ENLARGED, 3)
+        rows = [SheetRow(str(label), video) for video, label in zip(videos, data["label"], strict=True)]
+    draw_sheet("One batch: a clip in each row, from a different place of the videos", rows, out)
 
 
 def loss_curve(straight: Run, killed: Run, resumed: Run, checkpoint_step: int, out: Path) -> None:

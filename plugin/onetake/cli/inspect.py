@@ -11,64 +11,89 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onetake.cli.clip_options import clip_options, clip_spec
-from onetake.core.errors import SourceError
+from onetake.cli.console import byte_bar, require_folder
+from onetake.core.errors import SourceError, SpecError
 
 if TYPE_CHECKING:
     from onetake.core.index import VideoIndex
     from onetake.decode.verify import Verification
 
 
-@click.command("inspect", epilog="Example: onetake inspect videos --num-frames 16 --stride 4")
-@click.argument("source", type=click.Path(path_type=Path))
-@click.option("--index", type=click.Path(path_type=Path), help="Folder of the index.  [default: SOURCE]")
+@click.command("inspect", epilog="Example: onetake inspect videos --num-frames 16 --stride 4 --sheet clips.png")
+@click.argument("source")
+@click.option("--index", help="Folder of the index.  [default: SOURCE]")
 @clip_options
-@click.option(
-    "--check", is_flag=True, help="Compare every packet of every video with the index; exit status 1 if any differs."
-)
+@click.option("--sheet", type=click.Path(path_type=Path, dir_okay=False), help="Draw random clips, as a PNG.")
+@click.option("--count", default=8, show_default=True, help="With --sheet: how many clips.")
+@click.option("--measure", type=int, metavar="N", help="Decode N clips in order and N at random; say what that takes.")
+@click.option("--seed", default=0, show_default=True, help="Draws the random clips.")
+@click.option("--check", is_flag=True, help="Compare all packets with the index; exit status 1 if any differs.")
 @click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
-def inspect_command(source: Path, index: Path | None, check: bool, as_json: bool, **clips: Any) -> None:
+def inspect_command(
+    source: str,
+    index: str | None,
+    sheet: Path | None,
+    count: int,
+    measure: int | None,
+    seed: int,
+    check: bool,
+    as_json: bool,
+    **clips: Any,
+) -> None:
     """Say what the dataset in SOURCE holds, which clips it gives, and what decoding one takes.
 
-    SOURCE is the folder of the videos. This is told from their index, and no video is read. Frames decoded are an upper
-    bound, since the index does not say which pictures others lean on.
+    SOURCE is the folder of the videos. All is told from their index, unless an option asks for more. Frames decoded are
+    an upper bound, since the index does not say which pictures others lean on; --measure counts them.
     """
     from onetake.core.summary import summarise, summarise_clips
     from onetake.decode.store import read_index, read_keyframes
 
+    for name, value, lowest in (("count", count, 1), ("measure", measure, 1), ("seed", seed, 0)):
+        if value is not None and value < lowest:
+            raise SpecError(f"--{name} {value}: must be at least {lowest}")
+    if sheet is not None:
+        require_folder("--sheet", sheet)
     spec = clip_spec(clips)
-    folder = source if index is None else index
+    place = source if index is None else index
+    folder = Path(place)
     found = read_index(folder)
     keyframes = read_keyframes(folder, found)
     summary: dict[str, Any] = {
-        "source": str(source),
-        "index": str(folder),
+        "source": source,
+        "index": place,
         "generation": found.generation,
         **asdict(summarise(found, keyframes)),
         "clips": {"spec": spec.to_dict(), **asdict(summarise_clips(found, keyframes, spec))},
     }
+    if sheet is not None or measure is not None:
+        from onetake.cli.inspect_clips import draw_clips, measure_clips
+
+        if sheet is not None:
+            summary["sheet"] = draw_clips(source, place, spec, count, seed, sheet)
+        if measure is not None:
+            summary["measured"] = asdict(measure_clips(source, place, spec, measure, seed))
+    wrong = 0
     if check:
         verification = _verify(source, folder, found)
-        summary["check"] = asdict(verification)
+        summary["check"], wrong = asdict(verification), len(verification.wrong)
     if as_json:
         click.echo(json.dumps(summary, indent=2))
     else:
         from onetake.cli.inspect_tables import print_summary
 
         print_summary(summary)
-    if check and verification.wrong:
+    if wrong:
         raise SourceError(
-            f"not as indexed: {len(verification.wrong)} of {len(found.videos)} videos; copy them again, or run "
-            "`onetake index` again"
+            f"not as indexed: {wrong} of {len(found.videos)} videos; copy them again, or run `onetake index` again"
         )
 
 
-def _verify(source: Path, folder: Path, index: VideoIndex) -> Verification:
-    from onetake.cli.console import byte_bar
+def _verify(source: str, folder: Path, index: VideoIndex) -> Verification:
     from onetake.decode.store import read_table
     from onetake.decode.verify import verify_files
     from onetake.storage.open import open_storage
 
-    videos = open_storage(str(source))
+    videos = open_storage(source)
     videos.check()
     with byte_bar("comparing") as progress:
         return verify_files(index, partial(read_table, folder, index), videos, progress=progress)

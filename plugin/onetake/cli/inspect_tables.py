@@ -22,6 +22,8 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     console.print(_dataset(summary))
     console.print(_keyframes(summary))
     console.print(_clips(summary["clips"]))
+    if "measured" in summary:
+        console.print(_measured(summary["measured"]))
     if "check" in summary:
         console.print(_check(summary["check"]))
         if summary["check"]["wrong"]:
@@ -79,6 +81,19 @@ def _clips(clips: Mapping[str, Any]) -> Table:
         table.add_row("frames decoded for one, in order, at most", f"{clips['decoded_in_order']:.1f}")
         table.add_row("... sought at random", f"{clips['decoded_at_random']:.1f}")
         table.add_row("bytes fetched for one, in order", in_bytes(clips["bytes_in_order"]))
+    return table
+
+
+def _measured(measured: Mapping[str, Any]) -> Table:
+    costs = (measured["in_order"], measured["at_random"])
+    table = Table("a clip, on average", "in order", "at random", title="measured, by one thread", title_justify="left")
+    table.add_row("milliseconds", *(f"{cost['ms']:.1f}" for cost in costs))
+    table.add_row("frames decoded", *(f"{cost['frames_decoded']:.1f}" for cost in costs))
+    table.add_row("bytes of packets", *(in_bytes(cost["bytes_read"]) for cost in costs))
+    table.add_row("decoders opened, and jumps", *(f"{cost['opens']:.2f}" for cost in costs))
+    table.add_section()
+    table.add_row("clips decoded", *(f"{cost['clips']:,}" for cost in costs))
+    table.add_row("clips that are damaged", *(f"{cost['damaged']:,}" for cost in costs))
     return table
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from onetake.cli.clip_options import clip_options, clip_spec
-from onetake.cli.console import in_bytes
+from onetake.cli.console import in_bytes, require_folder
 from onetake.core.errors import SpecError
 
 
@@ -75,8 +75,7 @@ def simulate_command(
         raise SpecError(f"--seed {seed}: must be at least 0")
     if plot is not None:
         require("matplotlib", "plot", "--plot")
-        if not plot.absolute().parent.is_dir():
-            raise SpecError(f"--plot {plot}: there is no folder {plot.absolute().parent}")
+        require_folder("--plot", plot)
     cluster = Cluster(nodes, ranks, workers, batch_size, predownload)
     wanted = _lanes(lanes, compare_lanes)
     spec = clip_spec(clips)
