@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from onetake.core.clips import ClipSpec
     from onetake.decode.build import index_videos
+    from onetake.decode.pack import pack_videos
     from onetake.stream.dataset import VideoDataset
     from onetake.stream.loader import VideoLoader
     from onetake.stream.stream import VideoStream
 
 __version__ = "0.1.0"
 
-__all__ = ["ClipSpec", "VideoDataset", "VideoLoader", "VideoStream", "__version__", "index_videos"]
+__all__ = ["ClipSpec", "VideoDataset", "VideoLoader", "VideoStream", "__version__", "index_videos", "pack_videos"]
 
 _MODULES = {
     "ClipSpec": "onetake.core.clips",
@@ -23,6 +24,7 @@ _MODULES = {
     "VideoLoader": "onetake.stream.loader",
     "VideoStream": "onetake.stream.stream",
     "index_videos": "onetake.decode.build",
+    "pack_videos": "onetake.decode.pack",
 }
 
 

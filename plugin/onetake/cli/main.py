@@ -14,6 +14,7 @@ from onetake import __version__
 # name -> (module:function, what `onetake --help` says of it)
 COMMANDS = {
     "index": ("onetake.cli.index:index_command", "Index videos where they lie, without rewriting any."),
+    "pack": ("onetake.cli.pack:pack_command", "Copy indexed videos into MDS shards, without encoding them anew."),
     "inspect": ("onetake.cli.inspect:inspect_command", "Say what a dataset holds, draw its clips, check its files."),
     "train": ("onetake.cli.train:train_command", "Train with Lightning (Hydra configs) or Composer (a recipe)."),
     "demo": ("onetake.cli.demo:demo_command", "Show the whole path on generated videos, in about three minutes."),

@@ -33,8 +33,13 @@ VIDEO_SUFFIXES = frozenset(
 )
 
 
-def open_video(path: Path, video_id: str) -> InputContainer:
+def open_video(path: Path, video_id: str, window: tuple[int, int] | None = None) -> InputContainer:
     """Open a container for reading, local files and listed formats only.
+
+    Args:
+        path: the file that it is, or that holds it.
+        video_id: the video's name in errors.
+        window: (start, length) of the bytes in the file that are the container. None: all.
 
     Raises:
         VideoError: it is no video container, or FFmpeg cannot read it.
@@ -43,8 +48,11 @@ def open_video(path: Path, video_id: str) -> InputContainer:
     if not path.is_file():
         raise FileNotFoundError(path)
     try:
+        place = f"file:{path}"  # or "12:30.mp4" would name a protocol
+        if window is not None:
+            place = f"subfile,,start,{window[0]},end,{sum(window)},,:{place}"
         return av.open(
-            f"file:{path}",  # or "12:30.mp4" would name a protocol
+            place,
             options={"protocol_whitelist": "file,subfile", "format_whitelist": FORMATS},
             metadata_errors="replace",
         )

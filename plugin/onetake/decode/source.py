@@ -121,7 +121,8 @@ class ContainerSource:
         video: the video.
         table: its packet table, whole or in part; an offset is where the demuxer says that a packet is (or its payload,
             behind the container's header), -1 if it doesn't.
-        path: the whole file.
+        path: the whole file, or one that holds it.
+        window: (start, length) of the video's file in ``path``. None: all.
 
     Raises:
         FileNotFoundError: ``path`` does not exist.
@@ -130,16 +131,17 @@ class ContainerSource:
 
     jump_cost = JUMP_COST[CONTAINER]
 
-    def __init__(self, video: Video, table: PacketTable, path: Path) -> None:
+    def __init__(self, video: Video, table: PacketTable, path: Path, window: tuple[int, int] | None = None) -> None:
         self.table = table
         self.bytes_read = 0
         self._video = video
         self._path = path
+        self._window = window
         self._started = False
         self._open()
 
     def _open(self) -> None:
-        self._container = open_video(self._path, self._video.video_id)
+        self._container = open_video(self._path, self._video.video_id, self._window)
         self._stream = decoding_stream(self._container, self._video.video_id, self._video.stream_index)
         self._stream.codec_context.options = codec_options(self._video)
 
@@ -210,8 +212,16 @@ class ContainerSource:
         self._container.close()
 
 
-def open_source(video: Video, table: PacketTable, path: Path, file_start: int = 0) -> PacketSource:
-    """The packet source that the video's kind asks for."""
+def open_source(
+    video: Video, table: PacketTable, path: Path, file_start: int = 0, window: tuple[int, int] | None = None
+) -> PacketSource:
+    """The packet source that the video's kind asks for.
+
+    Args:
+        video, table, path: see there.
+        file_start: of a TableSource: which byte of what the table's offsets count ``path`` starts with.
+        window: of a ContainerSource: where in ``path`` the container is.
+    """
     if video.kind == CONTAINER:
-        return ContainerSource(video, table, path)
+        return ContainerSource(video, table, path, window)
     return TableSource(video, table, path, file_start)

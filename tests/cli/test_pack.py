@@ -1,0 +1,50 @@
+"""`onetake pack` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from onetake.cli.main import main
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, ["pack", *map(str, arguments), "--workers", "1"])
+
+
+def test_a_summary_in_words_and_as_json(numbered, tmp_path):
+    out = tmp_path / "out"
+    result = run(numbered, out, "--shard-size", "100kb", "--segment-seconds", 2, "--hashes", "sha1,md5")
+    assert result.exit_code == 0, result.output
+    assert "videos" in result.stdout
+    assert result.stderr == ""
+    again = json.loads(run(numbered, out, "--shard-size", "100kb", "--segment-seconds", 2, "--hashes", "sha1,md5",
+                           "--json").stdout)  # fmt: skip
+    entries = json.loads((out / "index.json").read_bytes())["shards"]
+    assert again["videos"] == 7
+    assert again["frames"] == 230 + 260 + 200 + 300 + 150 + 180 + 5
+    assert again["shards"] == again["reused"] == len(entries)
+    assert again["bytes"] == sum((out / entry["raw_data"]["basename"]).stat().st_size for entry in entries)
+    assert again["whole"] == 1
+    assert {tuple(entry["raw_data"]["hashes"]) for entry in entries} == {("md5", "sha1")}
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--shard-size", "1kb"], "shard_size=1024"),
+        (["--overlap", "-1"], "overlap=-1"),
+        (["--hashes", "crc"], "hashes=['crc']"),
+        (["--engine", "moon"], "engine='moon'"),
+        (["--index", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(numbered, tmp_path, options, words):
+    result = run(numbered, tmp_path / "out", *options)
+    assert result.exit_code == 1
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    assert words in line
+    assert not (tmp_path / "out").exists()
