@@ -17,7 +17,8 @@ import pytest
 
 from onetake import index_videos, pack_videos
 from onetake.core.errors import IndexFileError, SourceError, SpecError
-from onetake.core.index import CONTAINER
+from onetake.core.index import CONTAINER, UNCHECKED
+from onetake.decode import headers
 from onetake.decode.decoder import ClipDecoder, new_counters
 from onetake.decode.pack_index import read_shards
 from onetake.decode.pack_target import PackTarget
@@ -347,3 +348,27 @@ def test_segments_are_files_that_players_read(zoo, pack):
                 assert frame.rotation == shown[at].rotation
     index = read_index(zoo)
     assert counts == {video.video_id: video.num_frames for video in index.videos}
+
+
+def test_packets_that_were_never_read_before_get_check_sums(s3, tmp_path, monkeypatch):
+    """As of an index by header bytes alone: what is packed is what was there."""
+    monkeypatch.setattr(headers, "_FIRST_BYTES", 64)  # so that a small file has packets that are not read
+    monkeypatch.setattr(headers, "_NEXT_BYTES", 16)
+    (tmp_path / "videos").mkdir()
+    write_numbered_video(tmp_path / "videos" / "a.mp4", 300, gop=10)
+    with (tmp_path / "videos" / "a.mp4").open("ab") as file:
+        file.write((3 << 20).to_bytes(4, "big") + b"free" + bytes((3 << 20) - 8))  # smaller files are read whole
+    source, index = s3(tmp_path / "videos"), tmp_path / "index"
+    known = index_videos(source, index, workers=1).index
+    unread = read_table(index, known, 0).flags & UNCHECKED
+    assert unread.any()
+    pack_videos(source, tmp_path / "pack", index=index, **HOW)
+    folder = tmp_path / "pack" / "onetake"
+    packed = read_index(folder)
+    tables = [read_table(folder, packed, segment) for segment in range(packed.num_segments)]
+    shards = read_shards(folder, packed, read_header(folder))
+    for table, shard in zip(tables, shards.shard_of_segment.tolist(), strict=True):
+        data = (tmp_path / "pack" / shards.files[shard]).read_bytes()
+        for row, (offset, size) in enumerate(zip(table.offset.tolist(), table.size.tolist(), strict=True)):
+            assert not table.flags[row] & UNCHECKED
+            assert table.has_bytes(row, data[offset : offset + size])

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from onetake.core.errors import OnetakeError, VideoError
-from onetake.core.index import CONTAINER, PacketTable, Video, packet_check
+from onetake.core.index import CONTAINER, UNCHECKED, PacketTable, Video, packet_check
 from onetake.core.packing import MAX_SHARD_BYTES, Cut, PackSpec
 from onetake.decode.mds import shard_entry, write_shard
 from onetake.decode.remux import locate, remux
@@ -249,7 +249,9 @@ def _make(videos: Storage, index: Storage, plan: SegmentPlan, spec: PackSpec) ->
     except FileNotFoundError:
         raise VideoError(video.video_id, "is not there any more; put it back, and run the command again") from None
     data = remux(video, table, payloads, plan.cut.first_frame)
-    return _Made(video, data, replace(table, offset=locate(video, data, payloads)))
+    check = np.array([packet_check(payload) for payload in payloads], np.uint32)  # some may have none so far
+    flags, offset = table.flags & ~np.uint8(UNCHECKED), locate(video, data, payloads)
+    return _Made(video, data, replace(table, offset=offset, flags=flags, check=check))
 
 
 def _whole_file(storage: Storage, video: Video, table: PacketTable) -> bytes:
@@ -284,7 +286,7 @@ def _read_packets(storage: Storage, video: Video, table: PacketTable) -> list[by
             at = int(table.offset[row]) - start
             payloads[row] = bytes(data[at : at + int(table.size[row])])
     for row, payload in enumerate(payloads):
-        if len(payload) != table.size[row] or packet_check(payload) != table.check[row]:
+        if not table.has_bytes(row, payload):
             where = f"at byte {int(table.offset[row])} (frame {int(table.frame[row])})"
             raise VideoError(
                 video.video_id,
