@@ -3,7 +3,6 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from onetake.decode.build import index_videos
 from onetake.decode.synthetic import write_numbered_video
 from onetake.storage.local import LocalStorage
 from onetake.storage.s3 import make_client
-from tests.servers import moto_server
+from tests.servers import local_ray, moto_server
 
 # Tests share few cores with the workers that they start; threads that wait for one another would rule the time.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -68,20 +67,8 @@ def real_videos() -> list[Path]:
 @pytest.fixture(scope="module")
 def ray_cluster() -> Iterator[None]:
     """A Ray of this machine with two workers, which this process has joined."""
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-    import ray
-
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        object_store_memory=80 << 20,
-        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}},
-    )
-    try:
+    with local_ray():
         yield
-    finally:
-        ray.shutdown()
 
 
 @pytest.fixture(scope="session")

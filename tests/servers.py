@@ -44,6 +44,26 @@ def moto_server(log: Path) -> Iterator[str]:
         process.wait()
 
 
+@contextmanager
+def local_ray() -> Iterator[None]:
+    """A Ray of this machine with two workers, which this process has joined. Workers find the same S3 server."""
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    import ray
+
+    shared = {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "S3_"))}
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=80 << 20,
+        runtime_env={"env_vars": {**shared, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}},
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
 class QuietHandler(BaseHTTPRequestHandler):
     """Answers in HTTP/1.1, and says nothing of it on stderr."""
 
