@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from onetake.core.errors import IndexFileError
-from onetake.core.index import PacketTable, VideoIndex
+from onetake.core.index import UNCHECKED, PacketTable, VideoIndex
 from onetake.decode import verify
 from onetake.decode.build import index_videos
 from onetake.decode.store import read_index, read_table
@@ -63,6 +63,7 @@ def test_nothing_is_wrong_with_what_was_indexed(numbered):
     result = verified(numbered)
     assert result.wrong == ()
     assert (result.videos, result.packets, result.other_version) == (7, int(index.num_packets.sum()), 0)
+    assert result.packets_without_check == 0
     assert result.bytes == sum(int(table_of(numbered, video.video_id).size.sum()) for video in index.videos)
 
 
@@ -189,3 +190,34 @@ def test_a_video_that_only_its_container_can_read_and_whose_payloads_were_found(
     flip(tmp_path / "a.mkv", int(read(0).offset[7]) + 5)
     (wrong,) = verify_files(held, read, LocalStorage(tmp_path)).wrong
     assert [damage.first_frame for damage in wrong.damaged] == [int(read(0).frame[7])]
+
+
+def test_packets_without_a_check_sum_are_counted_and_not_called_damaged(videos):
+    index = read_index(videos)
+
+    def read(segment: int) -> PacketTable:
+        """As of a video of which the header alone was read, and the first packet of each segment."""
+        table = read_table(videos, index, segment)
+        some = np.arange(len(table)) > 0
+        flags, check = np.where(some, table.flags | UNCHECKED, table.flags), np.where(some, 0, table.check)
+        return replace(table, flags=flags.astype(np.uint8), check=check.astype(np.uint32))
+
+    table = table_of(videos, "a.mp4")
+    flip(videos / "a.mp4", int(table.offset[5]))
+    storage = Counted(videos)
+    result = verify_files(index, read, storage)
+    assert not result.wrong
+    assert result.packets == int(index.num_packets.sum())
+    assert result.packets_without_check == result.packets - index.num_segments
+    assert result.bytes == sum(int(read(segment).size[0]) for segment in range(index.num_segments))
+    kinds = [index.videos[number].kind for number in index.video.tolist()]
+    assert sum(storage.reads) == sum(
+        int(read(segment).size[0]) for segment, kind in enumerate(kinds) if kind == "packets"
+    )
+    flip(videos / "a.mp4", int(table.offset[0]))
+    (wrong,) = verify_files(index, read, LocalStorage(videos)).wrong
+    assert [(damage.packets, damage.first_frame) for damage in wrong.damaged] == [(1, 0)]
+    with (videos / "b.mp4").open("r+b") as file:
+        file.truncate(int(table_of(videos, "b.mp4").offset[-1]))
+    wrong = {video.video_id: video for video in verify_files(index, read, LocalStorage(videos)).wrong}
+    assert sum(damage.packets for damage in wrong["b.mp4"].damaged) == 1

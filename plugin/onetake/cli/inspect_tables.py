@@ -101,6 +101,7 @@ def _check(check: Mapping[str, Any]) -> Table:
     table = _table("compared with the index")
     table.add_row("videos", f"{check['videos']:,}")
     table.add_row("packets", f"{check['packets']:,}")
+    table.add_row("... without a check sum", f"{check['packets_without_check']:,}")
     table.add_row("bytes", in_bytes(check["bytes"]))
     table.add_row("files touched since", f"{check['other_version']:,}")
     table.add_row("videos that differ", f"{len(check['wrong']):,}")

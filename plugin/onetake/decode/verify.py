@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,8 +69,10 @@ class Verification:
 
     Attributes:
         videos: how many were looked at.
-        packets: how many packets' bytes were compared.
-        bytes: how many bytes these have.
+        packets: how many packets were compared.
+        packets_without_check: how many of these have no check sum, as where a video was indexed by its header alone:
+            nothing but that the file is long enough to hold them was compared.
+        bytes: how many bytes were compared.
         other_version: files whose modification time (of objects: their ETag) is another than when they were indexed.
             That is so after a copy, and nothing is wrong as long as their bytes are the same.
         wrong: videos that are not as they were indexed.
@@ -78,6 +80,7 @@ class Verification:
 
     videos: int
     packets: int
+    packets_without_check: int
     bytes: int
     other_version: int
     wrong: tuple[WrongVideo, ...]
@@ -105,19 +108,19 @@ def verify_files(
         IndexFileError: a packet table can't be read.
     """
     reasons: dict[int, str] = {}
-    gone: set[int] = set()
+    sizes: list[int | None] = []
     touched = 0
     for number, (_, state) in enumerate(_in_order(lambda video: _look(videos, video), index.videos, workers)):
         if state.reason:
             reasons[number] = state.reason
-        if not state.is_there:
-            gone.add(number)
+        sizes.append(state.size)
         touched += state.is_touched
-    total, done, packets, size = _weight(index, gone), 0, 0, 0
+    total, done = _weight(index, sizes), 0
+    packets = unchecked = size = 0
     damaged: dict[int, list[_Rows]] = {}
-    for job, found in _in_order(lambda job: _compare(index, job, read_table, videos), _jobs(index, gone), workers):
+    for job, found in _in_order(lambda job: _compare(index, job, read_table, videos), _jobs(index, sizes), workers):
         done += job.weight
-        packets, size = packets + found.packets, size + found.bytes
+        packets, unchecked, size = packets + found.packets, unchecked + found.unchecked, size + found.bytes
         if found.reason:
             reasons.setdefault(job.video, found.reason)
         if len(found.damaged.row):
@@ -133,7 +136,7 @@ def verify_files(
         )
         for number in sorted(reasons.keys() | damaged.keys())
     ]
-    return Verification(len(index.videos), packets, size, touched, tuple(wrong))
+    return Verification(len(index.videos), packets, unchecked, size, touched, tuple(wrong))
 
 
 class _Rows(NamedTuple):
@@ -151,19 +154,21 @@ class _Job(NamedTuple):
     video: int
     segments: range
     first_row: int
+    file_bytes: int  # that there are
     weight: int  # bytes, about
 
 
 class _State(NamedTuple):
-    """Of a file: what is wrong with it as a whole, whether it can be read, whether its version is another."""
+    """Of a file: what is wrong with it as a whole, its size (None: it can't be read), whether it was touched."""
 
     reason: str
-    is_there: bool
+    size: int | None
     is_touched: bool
 
 
 class _Found(NamedTuple):
     packets: int
+    unchecked: int
     bytes: int
     damaged: _Rows
     reason: str
@@ -173,83 +178,79 @@ def _look(videos: Storage, video: Video) -> _State:
     try:
         entry = videos.stat(video.file)
     except FileNotFoundError:
-        return _State("is missing", False, False)
+        return _State("is missing", None, False)
     except (OSError, OnetakeError) as error:
-        return _State(_unreadable(error), False, False)
+        return _State(_unreadable(error), None, False)
     if entry.size != video.file_bytes:
-        return _State(f"has {entry.size} bytes, {video.file_bytes} when it was indexed", True, False)
-    return _State("", True, entry.version != video.version)
+        return _State(f"has {entry.size} bytes, {video.file_bytes} when it was indexed", entry.size, False)
+    return _State("", entry.size, entry.version != video.version)
 
 
 def _unreadable(error: Exception) -> str:
     return f"cannot be read ({getattr(error, 'strerror', None) or error})"
 
 
-def _weight(index: VideoIndex, gone: Container[int]) -> int:
+def _weight(index: VideoIndex, sizes: Sequence[int | None]) -> int:
     """Bytes of all jobs."""
     by_video = np.bincount(index.video, index.byte_length, len(index.videos)).astype(np.int64).tolist()
     return sum(
         video.file_bytes if video.kind == CONTAINER else own
-        for number, (video, own) in enumerate(zip(index.videos, by_video, strict=True))
-        if number not in gone
+        for video, own, size in zip(index.videos, by_video, sizes, strict=True)
+        if size is not None
     )
 
 
-def _jobs(index: VideoIndex, gone: Container[int]) -> Iterator[_Job]:
+def _jobs(index: VideoIndex, sizes: Sequence[int | None]) -> Iterator[_Job]:
     """A job for each segment; for a video that is read by its container, one for all of its segments."""
     bounds = np.searchsorted(index.video, np.arange(len(index.videos) + 1)).tolist()
     before = np.concatenate([[0], np.cumsum(index.num_packets)])
-    for number, video in enumerate(index.videos):
-        if number in gone:
+    for number, (video, size) in enumerate(zip(index.videos, sizes, strict=True)):
+        if size is None:
             continue
         segments = range(bounds[number], bounds[number + 1])
         if video.kind == CONTAINER:
-            yield _Job(number, segments, 0, video.file_bytes)
+            yield _Job(number, segments, 0, size, video.file_bytes)
             continue
         for segment in segments:
             first_row = int(before[segment] - before[segments.start])
-            yield _Job(number, range(segment, segment + 1), first_row, int(index.byte_length[segment]))
+            yield _Job(number, range(segment, segment + 1), first_row, size, int(index.byte_length[segment]))
 
 
 def _compare(index: VideoIndex, job: _Job, read_table: Callable[[int], PacketTable], videos: Storage) -> _Found:
     video = index.videos[job.video]
     table = PacketTable.concatenate([read_table(segment) for segment in job.segments])
-    sound, reason = np.zeros(len(table), np.bool_), ""
+    unchecked = (table.flags & UNCHECKED) > 0
+    sound, reason = unchecked & (table.offset + table.size <= job.file_bytes), ""
     try:
-        if video.kind == CONTAINER:
+        if unchecked.all():
+            pass
+        elif video.kind == CONTAINER:
             with _local_copy(videos, video) as path:
                 reason = _compare_demuxed(video, table, path, sound)
         else:
             _compare_bytes(video, table, videos, sound)
     except (OSError, OnetakeError) as error:
         none = np.zeros(0, np.int64)
-        return _Found(0, 0, _Rows(none, none, none, none), _unreadable(error))
+        return _Found(0, 0, 0, _Rows(none, none, none, none), _unreadable(error))
     rows = np.flatnonzero(~sound)
     damaged = _Rows(job.first_row + rows, table.frame[rows], table.offset[rows], table.size[rows])
-    return _Found(len(table), int(table.size.sum()), damaged, reason)
+    return _Found(len(table), int(unchecked.sum()), int(table.size[~unchecked].sum()), damaged, reason)
 
 
 def _compare_bytes(video: Video, table: PacketTable, videos: Storage, sound: NDArray[np.bool_]) -> None:
-    """Mark the packets whose bytes in the file are those of their check sums, or there, if they have none."""
-    for rows in _pieces(table):
+    """Mark the packets whose bytes in the file are those of their check sums."""
+    for rows in _pieces(table, np.flatnonzero((table.flags & UNCHECKED) == 0)):
         start = int(table.offset[rows[0]])
         stop = int((table.offset[rows] + table.size[rows]).max())
         data = memoryview(videos.read(video.file, start, stop - start))
-        for row, offset, size, check, unchecked in zip(
-            rows.tolist(),
-            (table.offset[rows] - start).tolist(),
-            table.size[rows].tolist(),
-            table.check[rows].tolist(),
-            (table.flags[rows] & UNCHECKED > 0).tolist(),
-            strict=True,
-        ):
-            there = offset + size <= len(data)
-            sound[row] = there and (unchecked or packet_check(data[offset : offset + size]) == check)
+        columns = (rows, table.offset[rows] - start, table.size[rows], table.check[rows])
+        for row, offset, size, check in zip(*(column.tolist() for column in columns), strict=True):
+            sound[row] = offset + size <= len(data) and packet_check(data[offset : offset + size]) == check
 
 
-def _pieces(table: PacketTable) -> Iterator[Int64Array]:
-    """Rows of packets that are read together, in the order of their places."""
-    rows = np.argsort(table.offset, kind="stable")
+def _pieces(table: PacketTable, rows: Int64Array) -> Iterator[Int64Array]:
+    """Those of ``rows`` that are read together, in the order of their places."""
+    rows = rows[np.argsort(table.offset[rows], kind="stable")]
     offset, stop = table.offset[rows], np.maximum.accumulate((table.offset + table.size)[rows])
     gaps = np.append(np.flatnonzero(offset[1:] > stop[:-1] + _GAP) + 1, len(rows))
     first = 0
@@ -275,8 +276,9 @@ def _compare_demuxed(video: Video, table: PacketTable, path: Path, sound: NDArra
         reason = f"cannot be demuxed to its end ({error.strerror})"
     except VideoError as error:
         reason = error.reason
-    columns = (table.offset.tolist(), table.size.tolist(), table.check.tolist())
-    for row, (offset, size, check) in enumerate(zip(*columns, strict=True)):
+    rows = np.flatnonzero((table.flags & UNCHECKED) == 0)
+    columns = (rows, table.offset[rows], table.size[rows], table.check[rows])
+    for row, offset, size, check in zip(*(column.tolist() for column in columns), strict=True):
         # Where the payload was found at indexing, that is what the table names; the demuxer says where its header is.
         sound[row] = any((offset - header, size, check) in found for header in range(HEADER_BYTES + 1))
     return reason

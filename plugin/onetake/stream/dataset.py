@@ -294,10 +294,9 @@ class VideoDataset(OrderedDataset):
         Raises:
             DamageError: there are too many of them.
         """
-        shard_id, place = self._place(ref, self._epoch)
+        place = self._place(ref, self._epoch)[1]
         counters = self._lane_reader().counters
-        clips = self._clips_of_video(shard_id)
-        video = int(self._video_per_segment[shard_id])
+        video, clips = self._video_of(int(ref))
         clip = self._damage.substitute(int(ref), self._epoch, clips, video, error, lambda n: self._read(ClipRef(n)))
         if clip is None:
             clip = zeros(place, self.form)
@@ -358,13 +357,14 @@ class VideoDataset(OrderedDataset):
         self._lane_reader().counters[Spent.DOWNLOAD] += nanoseconds
 
     def failure(self, shard_id: int) -> Exception:
-        place = ClipPlace(self.streams[self.stream_per_shard[shard_id]], self.shards[shard_id], 0)
+        stream, shard = self.streams[self.stream_per_shard[shard_id]], self.shards[shard_id]
         try:
-            place.stream.check_segment(place.shard)
+            stream.check_segment(shard)
         except OnetakeError as error:
             return error
+        place = ClipPlace(stream, shard, *shard.locate(0))
         return SourceError(
-            f"a segment of video {place.video_id!r} could not be fetched from {place.stream.videos_location}; "
+            f"a segment of video {place.video_id!r} could not be fetched from {stream.videos_location}; "
             "the worker that tried says why"
         )
 

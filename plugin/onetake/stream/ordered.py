@@ -46,6 +46,8 @@ class OrderedDataset(HostDataset):
             videos.append(stream.index.video[stream.segments] + first)
             first += len(stream.index.videos)
         self._video_per_segment = np.concatenate(videos)
+        clips = np.concatenate([stream.layout.num_clips[stream.segments] for stream in self.streams])
+        self._clips_before_segment: Int64Array = np.concatenate([[0], np.cumsum(clips)])
         # (epoch, first sample, slots, phases, 1 once a loader drives the dataset); workers of any start method see it.
         self._point = torch.tensor([0, 0, *lanes, 0], dtype=torch.int64).share_memory_()
 
@@ -204,16 +206,18 @@ class OrderedDataset(HostDataset):
         """The number of the clip's shard, and where the clip stands in an epoch."""
         shard_id, number = self.spanner[clip_id]
         stream, shard = self.streams[self.stream_per_shard[shard_id]], self.shards[shard_id]
+        segment, number = shard.locate(number)
         shift = 0
         if self.sampling_method == "balanced":
-            shift = stream.shift(shard.segment, self.shuffle_seed, epoch)
-        return shard_id, ClipPlace(stream, shard, number, shift)
+            shift = stream.shift(segment, self.shuffle_seed, epoch)
+        return shard_id, ClipPlace(stream, shard, segment, number, shift)
 
-    def _clips_of_video(self, shard_id: int) -> range:
-        """The clips of the video that a segment is of."""
-        first, stop = np.searchsorted(self._video_per_segment, self._video_per_segment[shard_id] + np.array([0, 1]))
-        before, last = self.sample_offset_per_shard, int(stop) - 1
-        return range(int(before[first]), int(before[last] + self.samples_per_shard[last]))
+    def _video_of(self, clip_id: int) -> tuple[int, range]:
+        """The number of a clip's video, counted over all streams, and the clips of that video."""
+        segment = np.searchsorted(self._clips_before_segment, clip_id, side="right") - 1
+        video = int(self._video_per_segment[segment])
+        first, stop = self._clips_before_segment[np.searchsorted(self._video_per_segment, [video, video + 1])].tolist()
+        return video, range(first, stop)
 
     def state_at(self, epoch: int, sample: int) -> dict[str, Any]:
         """The state from which training goes on after ``sample`` trained samples of ``epoch``, counted over all

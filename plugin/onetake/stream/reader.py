@@ -28,11 +28,12 @@ RANDOM_ACCESS_DECODERS = 4
 
 @dataclass(frozen=True, slots=True)
 class ClipPlace:
-    """Where a clip stands: its stream and segment, its number within the segment, and the epoch's shift of its video
-    (see ``core.layout``)."""
+    """Where a clip stands: its stream, the shard that has it, its segment, its number within the segment, and the
+    epoch's shift of its video (see ``core.layout``)."""
 
     stream: VideoStream
     shard: VideoShard
+    segment: int
     clip_in_segment: int
     shift: int = 0
 
@@ -44,18 +45,17 @@ class ClipPlace:
     @property
     def start_frame(self) -> int:
         """Its first frame. May read a packet table."""
-        segment = self.shard.segment
-        timeline = partial(self.stream.timeline, segment)
-        return self.stream.layout.start_frame(segment, self.clip_in_segment, self.shift, timeline)
+        timeline = partial(self.stream.timeline, self.segment)
+        return self.stream.layout.start_frame(self.segment, self.clip_in_segment, self.shift, timeline)
 
     def frames(self, timeline: Callable[[], Timeline]) -> list[int]:
         """Its frames (see ``Layout.frames``); ``timeline`` gives that of the segment, where it is needed."""
-        return self.stream.layout.frames(self.shard.segment, self.clip_in_segment, self.shift, timeline)
+        return self.stream.layout.frames(self.segment, self.clip_in_segment, self.shift, timeline)
 
     @property
     def video(self) -> Video:
         index = self.stream.index
-        return index.videos[index.video[self.shard.segment]]
+        return index.videos[index.video[self.segment]]
 
     @property
     def video_id(self) -> str:
@@ -82,9 +82,9 @@ class _Open:
 
     def __init__(self, place: ClipPlace, coming: Sequence[int] | None, counters: Counters) -> None:
         stream, video = place.stream, place.video
-        _, source = stream.open_segment(place.shard)
+        _, source = stream.open_segment(place.shard, place.segment)
         self._table = source.table
-        self._first_frame = int(stream.index.first_frame[place.shard.segment])
+        self._first_frame = int(stream.index.first_frame[place.segment])
         self._known: Timeline | None = None
         convert = converter(stream.frame_size, video.rotation, stream.scaling, stream.color_matrix)
         plan = None
@@ -119,7 +119,7 @@ class LaneReader:
         self.counters = counters
         self._pid = os.getpid()
         self._lanes: dict[int, _Lane] = {}
-        self._random: OrderedDict[int, _Open] = OrderedDict()
+        self._random: OrderedDict[tuple[int, int], _Open] = OrderedDict()
 
     @property
     def inherited(self) -> bool:
@@ -180,7 +180,7 @@ class LaneReader:
         return opened
 
     def _opened_at_random(self, place: ClipPlace) -> _Open:
-        key = id(place.shard)
+        key = id(place.shard), place.segment
         opened = self._random.pop(key, None) or _Open(place, None, self.counters)
         self._random[key] = opened
         while len(self._random) > RANDOM_ACCESS_DECODERS:
@@ -190,7 +190,7 @@ class LaneReader:
     def _close(self, place: ClipPlace, turn: LaneTurn | None) -> None:
         """Close the decoder of a lane, or that of a segment read at random."""
         if turn is None:
-            opened = self._random.pop(id(place.shard), None)
+            opened = self._random.pop((id(place.shard), place.segment), None)
         else:
             known = self._lanes.pop(turn.lane, None)
             opened = known and known.opened

@@ -83,7 +83,7 @@ class SampleForm:
 
 def zeros(place: ClipPlace, form: SampleForm) -> Clip:
     """Black pictures in the place of a clip that can't be had, with its frames and times."""
-    video, segment = place.video, place.shard.segment
+    video, segment = place.video, place.segment
     size = output_size(place.stream.frame_size, video.rotation, video.height, video.width)
     timeline = place.stream.timeline(segment)
     frames = place.frames(lambda: timeline)

@@ -41,6 +41,10 @@ class VideoShard(Reader):
         """The cached packet table."""
         return self.path.with_suffix(".table")
 
+    def locate(self, number: int) -> tuple[int, int]:
+        """The segment of the shard's clip ``number``, and the clip's number there."""
+        return self.segment, number
+
     def bytes_on_disk(self) -> int:
         """What the cached files weigh; 0 unless all of them are there."""
         if self.in_place:

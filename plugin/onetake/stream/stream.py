@@ -362,18 +362,18 @@ class VideoStream(Stream):
 
     # What the reader asks.
 
-    def open_segment(self, shard: VideoShard) -> tuple[Video, PacketSource]:
-        """The segment's video, and a source of its packets.
+    def open_segment(self, shard: VideoShard, segment: int) -> tuple[Video, PacketSource]:
+        """A segment's video, and a source of its packets.
 
         Raises:
             FileNotFoundError: the segment is not in the cache.
             VideoError: the video was indexed, but cannot be opened.
         """
-        video = self.index.videos[self.index.video[shard.segment]]
+        video = self.index.videos[self.index.video[segment]]
         if self.in_place:
             self._check_size(video)
             path = self._videos.root / safe_path(video.file)
-            return video, open_source(video, self._run_table(shard.segment), path)
+            return video, open_source(video, self._run_table(segment), path)
         data = shard.table_path.read_bytes()
         num_packets, start = (int.from_bytes(data[at : at + 8], "little") for at in (0, 8))
         try:
