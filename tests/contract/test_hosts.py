@@ -17,14 +17,12 @@ from streaming.base.spanner import Spanner
 from onetake.lightning import compat as lightning_compat
 from onetake.stream.compat import HostDataset, HostLoader, _DeepIterator, _Spanner
 from onetake.stream.ordered import OrderedDataset
-from onetake.stream.shard import VideoShard
 from onetake.stream.stream import VideoStream
 from tests.helpers import make_loader
 
 OVERRIDES = [
     (HostDataset, "_resume"),
     (HostDataset, "_get_work"),
-    (HostDataset, "prepare_shard"),
     (HostDataset, "_prepare_thread"),
     (HostDataset, "_ready_thread"),
     (HostDataset, "_each_sample_id"),
@@ -33,9 +31,7 @@ OVERRIDES = [
     (VideoStream, "apply_default"),
     (VideoStream, "get_shards"),
     (VideoStream, "get_index_size"),
-    (VideoStream, "prepare_shard"),
-    (VideoShard, "set_up_local"),
-    (VideoShard, "get_raw_size"),
+    (VideoStream, "set_up_local"),
 ]
 
 
@@ -140,19 +136,30 @@ def test_torch_copies_the_depth_once_and_asserts_that_it_never_falls():
         assert f"self.{name}" in source
 
 
-def test_the_host_reads_predownload_at_every_turn():
-    for thread in (streaming.StreamingDataset._prepare_thread, streaming.StreamingDataset._ready_thread):
-        body = inspect.getsource(thread)
-        assert body.index("while True") < body.index("if self.predownload < samples_ahead")
+def test_the_hosts_own_cache_is_out_of_use(numbered, tmp_path, monkeypatch):
+    """It evicts what is being read, and knows of one dataset alone; see HostDataset."""
+
+    def refuse(*_, **__):
+        raise AssertionError("the host fetched or evicted")
+
+    for name in ("prepare_shard", "evict_shard", "evict_coldest_shard", "_evict_shard", "_evict_coldest_shard"):
+        assert callable(getattr(streaming.StreamingDataset, name))
+        monkeypatch.setattr(streaming.StreamingDataset, name, refuse)
+    loader = make_loader(numbered, remote=numbered, local=tmp_path, cache_limit="1gb")
+    assert sum(len(batch["clip_id"]) for batch in loader) >= loader.dataset.num_clips
+    assert set(loader.dataset._shard_states.numpy()) == {streaming_dataset._ShardState.REMOTE}
 
 
-def test_eviction_goes_through_our_shard(numbered, tmp_path):
-    loader = make_loader(numbered, remote=numbered, local=tmp_path)
-    list(loader)
-    usage = loader.dataset.cache_usage
-    loader.dataset.evict_coldest_shard()
-    on_disk = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
-    assert loader.dataset.cache_usage == on_disk < usage
+def test_the_hosts_threads_are_what_ours_take_the_place_of():
+    """Both run over an iterator's indices, and say when they end, for which ``_Iterator.exit`` waits."""
+    assert streaming_dataset._Iterator._num_threads_to_exit == 2
+    for thread in ("_prepare_thread", "_ready_thread"):
+        body = inspect.getsource(getattr(streaming.StreamingDataset, thread))
+        assert body.rstrip().endswith("it.on_exit()")
+        assert f"self.{thread}, it" in inspect.getsource(streaming.StreamingDataset.__iter__)
+    body = inspect.getsource(streaming.StreamingDataset._each_sample_id)
+    assert "if it.ready_index <= it.yield_index" in body
+    assert body.index("yield sample_id") < body.index("it.yield_index += 1")
 
 
 def test_the_events_the_host_sets_are_ours():
@@ -160,7 +167,6 @@ def test_the_events_the_host_sets_are_ours():
     assert "if not hasattr(self, '_event')" in source
     assert source.count("self._event.is_set()") >= 5
     assert "Reused local directory" in inspect.getsource(prefix)
-    assert streaming_dataset._ShardState.PREPARING.name == "PREPARING"
 
 
 def test_a_failed_stock_download_would_have_hung():

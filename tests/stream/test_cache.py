@@ -17,12 +17,15 @@ from onetake import VideoDataset, VideoStream
 from onetake.core.errors import CacheError, DecodeError, IndexFileError, SourceError
 from onetake.decode.build import index_videos
 from onetake.decode.synthetic import write_numbered_video
+from onetake.stream.ledger import LEDGER_FOLDER
 from onetake.stream.shard import VideoShard
 from tests.helpers import SPEC, decode_all, make_loader, record
 
 
 def listing(folder: Path) -> dict[str, tuple[int, int]]:
-    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+    """Sizes and times of the files there, but for the ledger's."""
+    files = (path for path in folder.rglob("*") if path.is_file() and LEDGER_FOLDER not in path.parts)
+    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
 
 
 def segment_files(cache: Path) -> list[Path]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onetake.core.errors import IndexFileError
-from onetake.core.index import MAX_SEGMENT_PACKETS, PacketTable, VideoIndex
+from onetake.core.index import CONTAINER, MAX_SEGMENT_PACKETS, PacketTable, VideoIndex
 
-__all__ = ["byte_range", "reached_segments", "run_table"]
+__all__ = ["byte_range", "most_bytes", "run_table"]
 
 
 def run_table(
@@ -60,12 +61,27 @@ def byte_range(table: PacketTable) -> tuple[int, int]:
     return start, int((table.offset + table.size).max()) - start
 
 
-def reached_segments(index: VideoIndex, segment: int, stop_frame: int) -> range:
-    """The segments whose packets ``run_table`` may need, known without their packet tables."""
-    last = segment
-    while last < index.num_segments and index.video[last] == index.video[segment]:
-        # One segment further than the frames say: see run_table.
-        if index.first_frame[last] >= stop_frame:
-            return range(segment, last + 1)
-        last += 1
-    return range(segment, last)
+def most_bytes(index: VideoIndex, segments: NDArray[np.int64], stop_frames: NDArray[np.int64]) -> NDArray[np.int64]:
+    """What ``run_table`` and the bytes of its packets weigh at most, known without any packet table.
+
+    Args:
+        index: the index.
+        segments: int64 [S], numbers of segments.
+        stop_frames: int64 [S], for each, one past the last frame needed.
+
+    Returns:
+        int64 [S], bytes.
+    """
+    video = index.video.astype(np.int64)
+    of_segments = video[segments]
+    # One segment further than the frames say: see run_table.
+    farthest = max(int(index.first_frame.max()), int(stop_frames.max()) if len(stop_frames) else 0) + 1
+    reached = np.searchsorted(video * farthest + index.first_frame, of_segments * farthest + stop_frames)
+    last = np.minimum(reached, np.searchsorted(video, of_segments, side="right") - 1)
+    ranges = np.stack([segments, last + 1], axis=1).ravel()
+    ends = np.append(index.byte_offset + index.byte_length, 0)
+    payload = np.maximum.reduceat(ends, ranges)[::2] - index.byte_offset[segments]
+    tables = np.concatenate([[0], np.cumsum(index.table_length, dtype=np.int64)])
+    whole = np.array([video.file_bytes if video.kind == CONTAINER else 0 for video in index.videos], np.int64)
+    is_whole = whole[of_segments] > 0
+    return np.where(is_whole, whole[of_segments], payload) + 2 * (tables[last + 1] - tables[segments])

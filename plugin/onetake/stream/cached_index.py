@@ -10,6 +10,7 @@ from streaming.base.world import World
 
 from onetake.core.errors import CacheError, IndexFileError
 from onetake.decode.store import INDEX_FILES, PACKETS_BIN, read_header
+from onetake.stream.takeover import claim_folder
 
 __all__ = ["copy_index"]
 
@@ -32,7 +33,7 @@ def copy_index(source: Path, folder: Path, generation: str, world: World) -> Non
     marker = folder / INDEX_FILES[-1]
     if world.is_local_leader:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            claim_folder(folder)
             for name in INDEX_FILES:
                 if name != PACKETS_BIN and not (folder / name).exists():
                     part = folder / f".{name}.part"

@@ -23,7 +23,6 @@ __all__ = [
     "check_count",
     "check_full_batch",
     "check_host_arguments",
-    "check_open_segments",
     "choose_lanes",
     "refuse_replaced",
     "weigh_streams",
@@ -165,18 +164,3 @@ def choose_lanes(
             stacklevel=3,
         )
     return lanes
-
-
-def check_open_segments(limit: int, streams: Sequence[VideoStream], lanes: int, predownload: int) -> None:
-    """Raise CacheError for a limit below what a node holds open: a segment per lane, and those fetched ahead."""
-    sizes = [stream.max_segment_bytes(segment) for stream in streams for segment in stream.segments.tolist()]
-    open_segments = max(min(lanes + min(lanes, predownload), len(sizes)), 4)  # the host wants room for four
-    index_bytes = sum(stream.get_index_size() for stream in streams)
-    needed = open_segments * max(sizes) + index_bytes
-    if limit < needed:
-        raise CacheError(
-            f"cache_limit={limit:,} bytes is too small: {lanes} lanes and predownload={predownload} keep up to "
-            f"{open_segments} segments of up to {max(sizes):,} bytes open, with the index {needed:,} bytes; below "
-            "that, segments are fetched again and again. Raise cache_limit=, or lower num_canonical_lanes=, or index "
-            "with shorter segments"
-        )

@@ -13,18 +13,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
-from time import perf_counter_ns, time_ns
-from traceback import clear_frames
+from time import perf_counter_ns, sleep
 from typing import Any
 from weakref import ReferenceType, ref
 
 import numpy as np
 import torch
-from filelock import FileLock
 from numpy.typing import NDArray
 from streaming import StreamingDataLoader, StreamingDataset
 from streaming.base import dataset as streaming_dataset
-from streaming.base.dataset import _Iterator, _ShardState
+from streaming.base.constant import TICK
+from streaming.base.dataset import _Iterator
 from streaming.base.world import World
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
@@ -35,6 +34,7 @@ __all__ = ["HostDataset", "HostLoader", "SharedFlag", "World"]
 
 _OF_ONE_PROCESS = ("_cache_filelock", "_executor", "_iterator")
 _SPANNER_LOCK = Lock()
+_AGAIN_SECONDS = 0.05  # until a shard that could not be had is asked for again
 
 
 class SharedFlag:
@@ -154,7 +154,10 @@ class HostDataset(StreamingDataset):
     """StreamingDataset with its seams made public: subclasses override the methods without underscore.
 
     Mended on the way, since a download that failed ended the epoch early or hung: a failure in any worker stops
-    all workers of the rank, leaves no shard marked as being fetched, and is raised.
+    all workers of the rank, and is raised.
+
+    The host's cache (its limit, its states of shards, its eviction) is not used: it knows of one dataset alone, and not
+    of what is being read. So what is prepared is ready.
     """
 
     def __init__(self, *, batch_size: int, predownload: int, **kwargs: Any) -> None:
@@ -178,6 +181,16 @@ class HostDataset(StreamingDataset):
 
     def failure(self, shard_id: int) -> Exception:
         """The error to raise where another worker failed to fetch shard ``shard_id``."""
+        raise NotImplementedError
+
+    def bring_shard(self, shard_id: int, urgent: bool) -> bool:
+        """Have a shard at hand until ``let_shard_go``; False if it has to wait, which an urgent one does itself.
+
+        Called for every sample that is prepared."""
+        raise NotImplementedError
+
+    def let_shard_go(self, shard_id: int) -> None:
+        """Called for every sample that was brought a shard, once it is read."""
         raise NotImplementedError
 
     def waited_for_shard(self, nanoseconds: int) -> None:
@@ -208,9 +221,10 @@ class HostDataset(StreamingDataset):
         """The world by processes, from outside any worker."""
         return self._unique_rank_world
 
-    def touch_shard(self, shard_id: int) -> None:
-        """Note that a shard was used now, so that it is not the next to be evicted."""
-        self._shard_access_times[shard_id] = time_ns()
+    @property
+    def has_failed(self) -> bool:
+        """Whether a worker of this rank has failed, and the others are to stop."""
+        return self._event.is_set()
 
     def clear_failure(self) -> None:
         """Forget a failure of an earlier iteration."""
@@ -256,24 +270,42 @@ class HostDataset(StreamingDataset):
         return self.epoch_work(epoch, sample_in_epoch, self._parallel_worker_world)
 
     def prepare_shard(self, shard_id: int, blocking: bool = True) -> None:
+        self.bring_now(shard_id)
+        self.let_shard_go(shard_id)
+
+    def bring_now(self, shard_id: int) -> None:
+        """Have a shard at hand until ``let_shard_go``, or raise why another worker of the rank has failed."""
+        if not self._bring(shard_id, True):
+            raise self._failure or self.failure(self._event.value)  # type: ignore[attr-defined]
+
+    def _bring(self, shard_id: int, urgent: bool) -> bool:
         try:
-            super().prepare_shard(shard_id, blocking)
-        except BaseException as error:
-            # The host leaves the shard as being fetched, for which other workers would wait without end. If it
-            # failed while evicting it still holds its lock, a local variable: clearing the frame lets go of it.
-            self.__dict__.pop("_cache_filelock", None)
-            clear_frames(error.__traceback__)
-            with FileLock(self._cache_filelock_path):
-                if self._shard_states[shard_id] == _ShardState.PREPARING:
-                    self._shard_states[shard_id] = _ShardState.REMOTE
+            return self.bring_shard(shard_id, urgent)
+        except BaseException:
             self._event.set(int(shard_id))  # type: ignore[call-arg]
             raise
 
     def _prepare_thread(self, it: _Iterator) -> None:
-        self._until_failure(super()._prepare_thread, it)
+        try:
+            while not it.should_exit() and it.prepare_index < it.total and not self._event.is_set():
+                ahead = it.prepare_index - it.yield_index
+                if ahead > self.predownload:
+                    sleep(TICK)
+                    continue
+                shard_id, _ = self.spanner[it.sample_ids[it.prepare_index]]
+                # Not waiting for it here: it becomes urgent as soon as its sample is asked for.
+                if not self._bring(shard_id, urgent=ahead <= 0):
+                    sleep(_AGAIN_SECONDS)
+                    continue
+                it.prepare_index += 1
+                it.ready_index = it.prepare_index
+        except Exception as error:
+            self._failure = error
+            self._event.set()
+        it.on_exit()  # also after a failure: _Iterator.exit() waits for this thread
 
     def _ready_thread(self, it: _Iterator) -> None:
-        self._until_failure(super()._ready_thread, it)
+        it.on_exit()
 
     def _each_sample_id(self, it: _Iterator) -> Iterator[int]:
         sample_ids = super()._each_sample_id(it)
@@ -284,14 +316,7 @@ class HostDataset(StreamingDataset):
                 return
             self.waited_for_shard(perf_counter_ns() - asked)
             yield sample_id
-
-    def _until_failure(self, run: Any, it: _Iterator) -> None:
-        try:
-            run(it)
-        except Exception as error:
-            self._failure = error
-            self._event.set()
-            it.on_exit()  # else _Iterator.exit() waits for this thread forever
+            self.let_shard_go(self.spanner[sample_id][0])
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what belongs to this process alone: locks, threads and a running iteration."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from copy import copy
 from functools import partial
 from os import PathLike
@@ -20,6 +21,7 @@ from onetake.core.errors import CacheError, OnetakeError, SourceError, SpecError
 from onetake.core.seeds import sample_seed
 from onetake.core.tuner import PREDOWNLOAD_BATCHES
 from onetake.decode.scale import FrameSize, check_frame_size, check_scaling
+from onetake.stream.cached import CachedDataset
 from onetake.stream.checks import (
     check_cache_limit,
     check_choice,
@@ -27,15 +29,14 @@ from onetake.stream.checks import (
     check_count,
     check_full_batch,
     check_host_arguments,
-    check_open_segments,
     choose_lanes,
     weigh_streams,
 )
 from onetake.stream.compat import World
 from onetake.stream.counters import Count, Counters, Spent, spending
 from onetake.stream.damage import ON_ERROR, Damage, check_bad_fraction
+from onetake.stream.fetching import open_caches
 from onetake.stream.memory import plan_memory
-from onetake.stream.ordered import OrderedDataset
 from onetake.stream.reader import ClipPlace, LaneReader, LaneTurn
 from onetake.stream.sample import (
     LAYOUTS,
@@ -57,7 +58,7 @@ __all__ = ["VideoDataset"]
 _ATTEMPTS = 8  # to fetch a segment that keeps being evicted before it is read
 
 
-class VideoDataset(OrderedDataset):
+class VideoDataset(CachedDataset):
     """Clips of long videos: each video is decoded once, front to back, while batches mix many of them.
 
     A sample is a dict: "video" uint8 [T, C, H, W] (or as ``layout`` says; what ``transform`` returns, if given),
@@ -91,7 +92,8 @@ class VideoDataset(OrderedDataset):
             None: the global batch size, times up to 8.
         drop_last: leave out the epoch's last, incomplete global batch instead of filling it with repeats.
         predownload: clips per worker whose segments are fetched ahead; 0: each when its clip is next. None: 8 batches.
-        cache_limit: bytes (or "100gb") that cached segments may take. None: no limit.
+        cache_limit: bytes (or "100gb") that this dataset's cache may take. None: 80% of the disk's free space, shared
+            by all datasets of the machine that leave it open.
         max_memory: bytes (or "8gb") of a node's memory that open decoders may hold; with ``clips_per_sample="all"``,
             that and all samples that are there at once. None: no bound.
         on_error: "raise" stops at a clip that doesn't decode; "substitute" gives the nearest clip of its video that
@@ -103,7 +105,7 @@ class VideoDataset(OrderedDataset):
 
     Raises:
         SpecError: an argument is out of range.
-        CacheError: the cache is too small, or would delete the only copy of the videos.
+        CacheError: the cache is too small, can't be used, or would delete the only copy of the videos.
         SourceError, IndexFileError: the videos or their index are not there, or not as they were.
     """
 
@@ -171,7 +173,7 @@ class VideoDataset(OrderedDataset):
         check_count("predownload", predownload, 0)
         if cache_limit is not None:
             cache_limit = check_cache_limit(cache_limit, streams)
-            check_open_segments(cache_limit, streams, -(-lanes[0] * lanes[1] // world.num_nodes), predownload)
+        cache_limit = open_caches(streams, world, cache_limit, -(-lanes[0] * lanes[1] // world.num_nodes), predownload)
         self.form = SampleForm(layout, clips_per_sample)
         self.transform = transform
         self.sample_transform = sample_transform
@@ -186,10 +188,10 @@ class VideoDataset(OrderedDataset):
             shuffle=shuffle,
             shuffle_seed=shuffle_seed,
             predownload=predownload,
-            cache_limit=cache_limit,
             **kwargs,
         )
         self._init_host(host)
+        self.cache_limit = cache_limit
         self._init_order(lanes)
 
     def _init_host(self, arguments: dict[str, Any]) -> None:
@@ -222,6 +224,7 @@ class VideoDataset(OrderedDataset):
                 self.begin_epoch()
             self._begun = False
         self._close_reader()  # an abandoned iteration's
+        self.let_all_shards_go()
         try:
             yield from super().__iter__()
         except OnetakeError as error:
@@ -230,6 +233,7 @@ class VideoDataset(OrderedDataset):
             yield WorkerFailure(error)  # torch would turn it into its own text; the loader raises it as it is
         finally:
             self._close_reader()
+            self.let_all_shards_go()
 
     def _lane_reader(self) -> LaneReader:
         if self._reader is None or self._reader.inherited:
@@ -273,20 +277,20 @@ class VideoDataset(OrderedDataset):
             video[:] = [self.form.empty(place.spec, num_frames, height, width)]
             return self.form.pictures(video[0])
 
-        for _ in range(retry):
-            try:
-                with spending(reader.counters, Spent.DECODE):
-                    frames, seconds = reader.read(place, turn, allocate)
-                break
-            except FileNotFoundError:
-                with spending(reader.counters, Spent.DOWNLOAD):
-                    self.prepare_shard(shard_id)
-        else:
-            raise SourceError(
-                f"the segment of video {place.video_id!r} is evicted faster than it can be read: raise cache_limit="
-            )
-        self.touch_shard(shard_id)
-        return Clip(video[0], place.video_id, frames, seconds)
+        with ExitStack() as brought:
+            for _ in range(retry):
+                try:
+                    with spending(reader.counters, Spent.DECODE):
+                        frames, seconds = reader.read(place, turn, allocate)
+                    return Clip(video[0], place.video_id, frames, seconds)
+                except FileNotFoundError:
+                    with spending(reader.counters, Spent.DOWNLOAD):
+                        self.bring_now(shard_id)
+                        brought.callback(self.let_shard_go, shard_id)
+        raise SourceError(
+            f"the segment of video {place.video_id!r} leaves the cache before it can be read: see that nothing else "
+            f"deletes files in {place.stream.local}"
+        )
 
     def _substitute(self, ref: ClipRef, error: VideoError) -> Clip:
         """What takes the place of a clip that doesn't decode.

@@ -18,6 +18,7 @@ from onetake.core.index import Video
 from onetake.core.layout import Timeline
 from onetake.decode.decoder import ClipDecoder, Counters
 from onetake.decode.scale import converter
+from onetake.stream.fetching import close_for_lane, open_for_lane
 from onetake.stream.shard import VideoShard
 from onetake.stream.stream import VideoStream
 
@@ -87,11 +88,20 @@ class _Open:
         self._first_frame = int(stream.index.first_frame[place.segment])
         self._known: Timeline | None = None
         convert = converter(stream.frame_size, video.rotation, stream.scaling, stream.color_matrix)
+        self._place, self._by_lane = place, coming is not None
         plan = None
         if coming is not None:
             clips = (replace(place, clip_in_segment=number) for number in coming)
             plan = {frame for clip in clips for frame in clip.frames(self.timeline)}
         self.decoder: ClipDecoder[NDArray[np.uint8]] = ClipDecoder(video, source, convert, counters, plan)
+        if self._by_lane:  # one that is read at random can be fetched again at any time
+            open_for_lane(stream, place.shard)
+
+    def close(self, finished: bool = False) -> None:
+        """Close the decoder; ``finished`` where the lane read all it had to."""
+        self.decoder.close()
+        if self._by_lane:
+            close_for_lane(self._place.stream, self._place.shard, finished)
 
     def timeline(self) -> Timeline:
         if self._known is None:
@@ -167,7 +177,7 @@ class LaneReader:
             lane = self._lanes[turn.lane]
             lane.next_seq = turn.seq + 1
             if lane.next_seq == lane.stop_seq:
-                self._close(place, turn)
+                self._close(place, turn, finished=True)
 
     def _opened_by_lane(self, place: ClipPlace, turn: LaneTurn) -> _Open:
         known = self._lanes.get(turn.lane)
@@ -184,10 +194,10 @@ class LaneReader:
         opened = self._random.pop(key, None) or _Open(place, None, self.counters)
         self._random[key] = opened
         while len(self._random) > RANDOM_ACCESS_DECODERS:
-            self._random.popitem(last=False)[1].decoder.close()
+            self._random.popitem(last=False)[1].close()
         return opened
 
-    def _close(self, place: ClipPlace, turn: LaneTurn | None) -> None:
+    def _close(self, place: ClipPlace, turn: LaneTurn | None, finished: bool = False) -> None:
         """Close the decoder of a lane, or that of a segment read at random."""
         if turn is None:
             opened = self._random.pop((id(place.shard), place.segment), None)
@@ -195,12 +205,12 @@ class LaneReader:
             known = self._lanes.pop(turn.lane, None)
             opened = known and known.opened
         if opened is not None:
-            opened.decoder.close()
+            opened.close(finished)
 
     def close_all(self) -> None:
         """Close every decoder."""
         for opened in (*(lane.opened for lane in self._lanes.values()), *self._random.values()):
-            opened.decoder.close()
+            opened.close()
         self._lanes.clear()
         self._random.clear()
 

@@ -7,7 +7,26 @@ from typing import Any
 
 from streaming.base.format import FileInfo, Reader
 
-__all__ = ["VideoShard"]
+__all__ = ["SEGMENT_SUFFIXES", "TABLE_SUFFIX", "VideoShard", "cached_bytes", "remove_cached"]
+
+VIDEO_SUFFIX, TABLE_SUFFIX = ".bytes", ".table"  # a stretch of a video, and its packet table
+SEGMENT_SUFFIXES = (VIDEO_SUFFIX, ".mds")  # of what a cache holds, and may delete
+
+
+def cached_bytes(path: Path) -> int:
+    """What a cached segment weighs, given its file; 0 unless all of it is there."""
+    try:
+        size = path.stat().st_size
+        return size if path.suffix != VIDEO_SUFFIX else size + path.with_suffix(TABLE_SUFFIX).stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def remove_cached(path: Path) -> None:
+    """Delete a cached segment, if it is there."""
+    # The table first: where the bytes are missing, another thread fetches both again at once.
+    for each in (path.with_suffix(TABLE_SUFFIX), path):
+        each.unlink(missing_ok=True)
 
 
 class VideoShard(Reader):
@@ -29,7 +48,7 @@ class VideoShard(Reader):
         self.in_place = in_place
         self._max_bytes = max_bytes
         # The host looks for this file before it takes a shard for local; see VideoStream.prepare_shard.
-        self.file_pairs.append((FileInfo(f"{segment:08d}.bytes", max_bytes, {}), None))
+        self.file_pairs.append((FileInfo(f"{segment:08d}{VIDEO_SUFFIX}", max_bytes, {}), None))
 
     @property
     def path(self) -> Path:
@@ -39,7 +58,7 @@ class VideoShard(Reader):
     @property
     def table_path(self) -> Path:
         """The cached packet table."""
-        return self.path.with_suffix(".table")
+        return self.path.with_suffix(TABLE_SUFFIX)
 
     def locate(self, number: int) -> tuple[int, int]:
         """The segment of the shard's clip ``number``, and the clip's number there."""
@@ -49,23 +68,14 @@ class VideoShard(Reader):
         """What the cached files weigh; 0 unless all of them are there."""
         if self.in_place:
             return 0
-        try:
-            return self.path.stat().st_size + self.table_path.stat().st_size
-        except FileNotFoundError:
-            return 0
+        return cached_bytes(self.path)
 
     def evict(self) -> int:
         """Delete the cached files; how many bytes that freed."""
         freed = self.bytes_on_disk()
         if not self.in_place:
-            # The table first: where the bytes are missing, another thread fetches both again at once.
-            for path in (self.table_path, self.path):
-                path.unlink(missing_ok=True)
+            remove_cached(self.path)
         return freed
-
-    def set_up_local(self, listing: set[str], safe_keep_zip: bool) -> int:
-        """Bytes already cached, by an earlier run."""
-        return self.bytes_on_disk() if str(self.path) in listing else 0
 
     def get_raw_size(self) -> int:
         """What its files weigh at most: the room that is made for them."""

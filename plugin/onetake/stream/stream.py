@@ -25,7 +25,7 @@ from onetake.core.index import CONTAINER, PacketTable, Video
 from onetake.core.layout import Layout, Timeline
 from onetake.decode.colour import check_color_matrix
 from onetake.decode.scale import FrameSize, check_frame_size
-from onetake.decode.segment import byte_range, reached_segments, run_table
+from onetake.decode.segment import byte_range, most_bytes, run_table
 from onetake.decode.source import PacketSource, open_source
 from onetake.decode.store import (
     INDEX_FILES,
@@ -46,8 +46,10 @@ from onetake.stream.arguments import (
     too_short_in_words,
     warn_of_hdr,
 )
+from onetake.stream.cache import ledger_bytes
 from onetake.stream.cached_index import copy_index
 from onetake.stream.shard import VideoShard
+from onetake.stream.shared_cache import SharedCache
 
 __all__ = ["VideoStream"]
 
@@ -145,6 +147,7 @@ class VideoStream(Stream):
     num_chosen = 0  # clips that an epoch takes; the dataset settles it
     scaling = "fast"  # the dataset's
     clips_per_sample: int | str = 1  # the dataset's
+    cache: SharedCache | None = None  # None: the videos are read in place
 
     def open(self, world: World, number: int, clips: ClipSpec | None, frame_size: FrameSize, split: str | None) -> None:
         """Read the index and lay out the clips. The dataset calls it once, before anything else.
@@ -262,27 +265,16 @@ class VideoStream(Stream):
     def get_shards(self, world: World, allow_unsafe_types: bool) -> list[Any]:
         """A shard for every segment in which a clip starts."""
         return [
-            VideoShard(
-                self.local,
-                segment,
-                int(self.layout.num_clips[segment]),
-                self.max_segment_bytes(segment),
-                self.in_place,
-            )
-            for segment in self.segments.tolist()
+            VideoShard(self.local, segment, int(self.layout.num_clips[segment]), most, self.in_place)
+            for segment, most in zip(self.segments.tolist(), self.most_segment_bytes.tolist(), strict=True)
         ]
 
-    def max_segment_bytes(self, segment: int) -> int:
-        """What a segment weighs in the cache at most."""
+    @property
+    def most_segment_bytes(self) -> NDArray[np.int64]:
+        """What each of ``segments`` weighs in the cache at most, int64."""
         if self.in_place:
-            return 0
-        index = self.index
-        video = index.videos[index.video[segment]]
-        reached = reached_segments(index, segment, int(self.layout.stop_frame[segment]))
-        first, last = reached[0], reached[-1]
-        stop = int((index.byte_offset[first : last + 1] + index.byte_length[first : last + 1]).max())
-        payload = video.file_bytes if video.kind == CONTAINER else stop - int(index.byte_offset[segment])
-        return payload + 2 * int(index.table_length[first : last + 1].sum()) + 4096
+            return np.zeros(len(self.segments), np.int64)
+        return most_bytes(self.index, self.segments, self.layout.stop_frame[self.segments]) + 4096
 
     def get_index_size(self) -> int:
         """Bytes of the cache that the index takes."""
@@ -290,6 +282,14 @@ class VideoStream(Stream):
             return 0
         paths = (Path(self.local, name) for name in INDEX_FILES)
         return sum(path.stat().st_size for path in paths if path.exists())
+
+    @property
+    def fixed_cache_bytes(self) -> int:
+        """Bytes of the cache that are no segments."""
+        return self.get_index_size() + ledger_bytes(len(self.segments))
+
+    def set_up_local(self, shards: list[Any], cache_usage_per_shard: NDArray[np.int64]) -> None:
+        """The host asks what an earlier run left in the cache: the ledger knows."""
 
     def prepare_shard(self, shard: VideoShard) -> int:  # type: ignore[override]
         """Fetch a segment, unless it is in the cache: by how many bytes the cache grew.
@@ -324,7 +324,7 @@ class VideoStream(Stream):
             raise CacheError(
                 f"segment {self.index.segment_name(shard.segment)} cannot be written to the cache "
                 f"{self.local} ({error.strerror}): make room, or lower cache_limit="
-            ) from None
+            ) from error
         if parts[1].stat().st_size != length:
             raise SourceError(f"video {video.video_id!r} ended while it was fetched; run `onetake index` again")
         parts[0].replace(shard.table_path)

@@ -23,7 +23,6 @@ logger = logging.getLogger(__name__)
 MAX_PREFETCH_FACTOR = 64
 _SHARED_MEMORY = Path("/dev/shm")  # through which workers hand over batches
 _MEMORY_SHARE = 0.5  # of what is free
-_DISK_SHARE = 0.8  # of what is free
 
 
 class LoaderTuner:
@@ -68,7 +67,7 @@ class LoaderTuner:
         """How far the settings may go on this machine, once the loader has given a batch.
 
         Batches in flight may take half of the shared memory that was free at first (or of the memory, where that is
-        less), and segments fetched ahead the cache's limit, or 80% of the free disk; every rank of the node its part.
+        less), and segments fetched ahead the cache's limit; every rank of the node its part.
         """
         loader, dataset = self._loader, self._loader.dataset
         world, workers = dataset.node_world, max(loader.num_workers, 1)
@@ -81,13 +80,8 @@ class LoaderTuner:
         depth = self._max_depth
         if not self._segment_bytes:
             return Bounds(dataset.predownload, depth, dataset.predownload, downloads=False)
-        if dataset.cache_limit is None:
-            cached_at = next(stream.local for stream in dataset.streams if not stream.in_place)
-            room = _DISK_SHARE * shutil.disk_usage(cached_at).free + dataset.cache_usage
-        else:
-            room = float(dataset.cache_limit)
         slots, phases = dataset.lanes
-        ahead = max(room / self._segment_bytes - slots * phases / world.num_nodes, 0.0)
+        ahead = max(dataset.cache_limit / self._segment_bytes - slots * phases / world.num_nodes, 0.0)
         clips_per_segment = dataset.num_samples / dataset.num_shards
         return Bounds(
             max_predownload=int(ahead / (world.ranks_per_node * workers) * clips_per_segment),
@@ -167,7 +161,7 @@ class TunesPrefetch:
 
     Args:
         every: steps in a window.
-        bounds: how far the settings may go. None: half of the free memory, 80% of the free disk or ``cache_limit``.
+        bounds: how far the settings may go. None: half of the free memory, and the cache's limit.
 
     Raises:
         SpecError: at the start of training, where the training loader is no VideoLoader.
