@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from onetake import ClipSpec
+from onetake import ClipSpec, pack_videos
 from onetake.cli.main import main
 from onetake.decode.build import index_videos
 from onetake.decode.store import read_index, read_table
@@ -132,8 +132,8 @@ def test_telling_what_is_there_loads_no_torch(numbered):
 
 def test_checking_finds_nothing_wrong(numbered):
     check = inspected(numbered, "--check", *CLIPS)["check"]
-    assert (check["videos"], check["wrong"]) == (7, [])
-    assert "videos that differ" in run(numbered, "--check")
+    assert (check["files"], check["wrong"]) == (7, [])
+    assert "files that differ" in run(numbered, "--check")
 
 
 def test_checking_tells_what_is_wrong_and_fails(numbered, tmp_path):
@@ -145,10 +145,10 @@ def test_checking_tells_what_is_wrong_and_fails(numbered, tmp_path):
     (folder / "b.mp4").write_bytes(data)
     result = invoke(folder, "--check", "--json")
     assert result.exit_code == 1
-    assert result.stderr.startswith("error: not as indexed: 2 of 7 videos")
+    assert result.stderr.startswith("error: not as indexed: 2 of 7 files")
     gone, damaged = json.loads(result.stdout)["check"]["wrong"]
-    assert (gone["video_id"], gone["reason"], gone["damaged"]) == ("a.mp4", "is missing", [])
-    assert damaged["video_id"] == "b.mp4"
+    assert (gone["file"], gone["reason"], gone["damaged"]) == ("a.mp4", "is missing", [])
+    assert damaged["video_ids"] == ["b.mp4"]
     (stretch,) = damaged["damaged"]
     assert stretch["byte_offset"] == place
     result = invoke(folder, "--check")
@@ -230,3 +230,21 @@ def test_a_process_of_its_own_says_nothing_beside(numbered, tmp_path):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
     assert done.stderr == ""
     assert "measured, by one thread" in done.stdout
+
+
+def test_packs_are_inspected_and_checked(numbered, tmp_path):
+    pack = tmp_path / "pack"
+    pack_videos(numbered, pack, workers=1)
+    here, there = inspected(pack, "--check", *CLIPS), inspected(numbered, *CLIPS)
+    for name in ("videos", "frames", "seconds", "codecs", "sizes", "frame_rates", "keyframe_distances"):
+        assert here[name] == there[name], name
+    assert here["clips"]["clips"] == there["clips"]["clips"]
+    assert (here["check"]["files"], here["check"]["wrong"]) == (1, [])
+    (shard,) = pack.glob("*.mds")
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    shard.write_bytes(data)
+    result = invoke(pack, "--check")
+    assert result.exit_code == 1
+    assert "not as indexed: 1 of 1 files" in result.stderr
+    assert shard.name in result.stdout

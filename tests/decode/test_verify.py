@@ -12,7 +12,7 @@ import pytest
 
 from onetake.core.errors import IndexFileError
 from onetake.core.index import UNCHECKED, PacketTable, VideoIndex
-from onetake.decode import verify
+from onetake.decode import compare
 from onetake.decode.build import index_videos
 from onetake.decode.store import read_index, read_table
 from onetake.decode.synthetic import write_numbered_video
@@ -62,7 +62,7 @@ def test_nothing_is_wrong_with_what_was_indexed(numbered):
     index = read_index(numbered)
     result = verified(numbered)
     assert result.wrong == ()
-    assert (result.videos, result.packets, result.other_version) == (7, int(index.num_packets.sum()), 0)
+    assert (result.files, result.packets, result.other_version) == (7, int(index.num_packets.sum()), 0)
     assert result.packets_without_check == 0
     assert result.bytes == sum(int(table_of(numbered, video.video_id).size.sum()) for video in index.videos)
 
@@ -76,9 +76,9 @@ def test_a_damaged_packet_is_found_by_its_frame_and_place(videos, video_id, fram
     offset, size = int(table.offset[row]), int(table.size[row])
     flip(videos / video_id, offset + min(150, size - 1))
     result = verified(videos)
-    assert [(wrong.video_id, wrong.reason) for wrong in result.wrong] == [(video_id, "")]
+    assert [(wrong.file, wrong.video_ids, wrong.reason) for wrong in result.wrong] == [(video_id, (video_id,), "")]
     (damage,) = result.wrong[0].damaged
-    assert (damage.packets, damage.first_frame, damage.last_frame) == (1, frame, frame)
+    assert (damage.video_id, damage.packets, damage.first_frame, damage.last_frame) == (video_id, 1, frame, frame)
     assert (damage.byte_offset, damage.byte_stop) == (offset, offset + size)
     assert result.other_version == 1
 
@@ -105,7 +105,7 @@ def test_files_that_are_gone_cut_off_or_unreadable(videos):
     with (videos / "b.mp4").open("r+b") as file:
         file.truncate(size // 2)
     (videos / "e.ts").write_bytes(b"")
-    wrong = {video.video_id: video for video in verified(videos).wrong}
+    wrong = {file.file: file for file in verified(videos).wrong}
     assert wrong.keys() == {"a.mp4", "b.mp4", "e.ts", "f.mp4"}
     assert wrong["a.mp4"].reason == "is missing"
     assert wrong["b.mp4"].reason == f"has {size // 2} bytes, {size} when it was indexed"
@@ -129,7 +129,7 @@ def test_a_file_that_cannot_be_read_is_named_with_the_reason(videos):
             return super().stat(file)
 
     result = verified(videos, Failing(videos))
-    assert [(wrong.video_id, wrong.reason, wrong.damaged) for wrong in result.wrong] == [
+    assert [(wrong.file, wrong.reason, wrong.damaged) for wrong in result.wrong] == [
         ("a.mp4", "cannot be read (Permission denied)", ()),
         ("b.mp4", "cannot be read (Input/output error)", ()),
     ]
@@ -147,8 +147,8 @@ def test_neighbouring_packets_are_read_together_and_no_piece_grows_beyond_bounds
     index = read_index(numbered)
     packed = [number for number, video in enumerate(index.videos) if video.kind == "packets"]
     assert len(whole.reads) == sum(int((index.video == number).sum()) for number in packed)
-    monkeypatch.setattr(verify, "_PIECE", 3000)
-    monkeypatch.setattr(verify, "_GAP", 100)
+    monkeypatch.setattr(compare, "_PIECE", 3000)
+    monkeypatch.setattr(compare, "_GAP", 100)
     pieces = Counted(numbered)
     result = verified(numbered, pieces)
     assert not result.wrong
@@ -219,5 +219,5 @@ def test_packets_without_a_check_sum_are_counted_and_not_called_damaged(videos):
     assert [(damage.packets, damage.first_frame) for damage in wrong.damaged] == [(1, 0)]
     with (videos / "b.mp4").open("r+b") as file:
         file.truncate(int(table_of(videos, "b.mp4").offset[-1]))
-    wrong = {video.video_id: video for video in verify_files(index, read, LocalStorage(videos)).wrong}
+    wrong = {file.file: file for file in verify_files(index, read, LocalStorage(videos)).wrong}
     assert sum(damage.packets for damage in wrong["b.mp4"].damaged) == 1

@@ -54,7 +54,7 @@ def inspect_command(
     if sheet is not None:
         require_folder("--sheet", sheet)
     spec = clip_spec(clips)
-    place = source if index is None else index
+    place = _index_place(source) if index is None else index
     folder = Path(place)
     found = read_index(folder)
     keyframes = read_keyframes(folder, found)
@@ -84,16 +84,34 @@ def inspect_command(
         print_summary(summary)
     if wrong:
         raise SourceError(
-            f"not as indexed: {wrong} of {len(found.videos)} videos; copy them again, or run `onetake index` again"
+            f"not as indexed: {wrong} of {verification.files} files; copy them again, or run `onetake index` again"
         )
 
 
-def _verify(source: str, folder: Path, index: VideoIndex) -> Verification:
-    from onetake.decode.store import read_table
-    from onetake.decode.verify import verify_files
+def _index_place(source: str) -> str:
+    """Where the index of ``source`` is, if nothing else is said: in the same place, or below it if that is a pack."""
+    from onetake.decode.pack_index import INDEX_FOLDER
+    from onetake.decode.store import HEADER
     from onetake.storage.open import open_storage
 
-    videos = open_storage(source)
-    videos.check()
+    try:
+        open_storage(source).stat(f"{INDEX_FOLDER}/{HEADER}")
+    except FileNotFoundError:
+        return source
+    return f"{source.rstrip('/')}/{INDEX_FOLDER}"
+
+
+def _verify(source: str, folder: Path, index: VideoIndex) -> Verification:
+    from onetake.decode.pack_index import read_shards
+    from onetake.decode.store import read_header, read_table
+    from onetake.decode.verify import verify_files
+    from onetake.decode.verify_pack import verify_pack
+    from onetake.storage.open import open_storage
+
+    files, header = open_storage(source), read_header(folder)
+    files.check()
+    read = partial(read_table, folder, index)
     with byte_bar("comparing") as progress:
-        return verify_files(index, partial(read_table, folder, index), videos, progress=progress)
+        if "pack" in header:
+            return verify_pack(index, read_shards(folder, index, header), read, files, progress=progress)
+        return verify_files(index, read, files, progress=progress)

@@ -13,7 +13,7 @@ __all__ = ["print_summary"]
 
 _NAMES = 6  # of codecs, sizes, ... that a row shows
 _BAR = 40  # characters
-_STRETCHES = 20  # of damaged packets that are shown of a video
+_STRETCHES = 20  # of damaged packets that are shown of a file
 
 
 def print_summary(summary: Mapping[str, Any]) -> None:
@@ -99,27 +99,29 @@ def _measured(measured: Mapping[str, Any]) -> Table:
 
 def _check(check: Mapping[str, Any]) -> Table:
     table = _table("compared with the index")
-    table.add_row("videos", f"{check['videos']:,}")
+    table.add_row("files", f"{check['files']:,}")
     table.add_row("packets", f"{check['packets']:,}")
     table.add_row("... without a check sum", f"{check['packets_without_check']:,}")
     table.add_row("bytes", in_bytes(check["bytes"]))
     table.add_row("files touched since", f"{check['other_version']:,}")
-    table.add_row("videos that differ", f"{len(check['wrong']):,}")
+    table.add_row("files that differ", f"{len(check['wrong']):,}")
     return table
 
 
-def _wrong(videos: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table("video", "what is wrong", "frames", "bytes of the file", title="not as indexed", title_justify="left")
-    for video in videos:
-        name = video["video_id"]
-        if video["reason"]:
-            table.add_row(name, video["reason"], "", "")
-        for damage in video["damaged"][:_STRETCHES]:
+def _wrong(files: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table("file", "what is wrong", "frames", "bytes of the file", title="not as indexed", title_justify="left")
+    for file in files:
+        name = file["file"]
+        if file["reason"]:
+            table.add_row(name, file["reason"], "", "")
+        for damage in file["damaged"][:_STRETCHES]:
             what = f"{damage['packets']:,} damaged packet{'s' * (damage['packets'] > 1)}"
+            if damage["video_id"] != name:
+                what += f" of {damage['video_id']}"
             frames = _range(damage["first_frame"], damage["last_frame"])
             last_byte = None if damage["byte_stop"] is None else damage["byte_stop"] - 1
             table.add_row(name, what, frames, _range(damage["byte_offset"], last_byte))
-        more = len(video["damaged"]) - _STRETCHES
+        more = len(file["damaged"]) - _STRETCHES
         if more > 0:
             table.add_row(name, f"{more:,} more such places", "", "")
     return table

@@ -46,6 +46,7 @@ class PackedShards:
     Attributes:
         files: of each shard, its path below the pack's root.
         num_bytes: int64 [shards].
+        digests: of each shard, BLAKE2b of its bytes, 16 of them, in hexadecimal.
         shard_of_segment: int64 [S], never falling.
         stop_frame: int64 [S], the first frame of its video that a segment does not carry.
         last_pts: int64 [S], when the frame before that is shown, in ticks of the video's clock.
@@ -53,6 +54,7 @@ class PackedShards:
 
     files: tuple[str, ...]
     num_bytes: NDArray[np.int64]
+    digests: tuple[str, ...]
     shard_of_segment: NDArray[np.int64]
     stop_frame: NDArray[np.int64]
     last_pts: NDArray[np.int64]
@@ -138,6 +140,7 @@ def read_shards(folder: Path, index: VideoIndex, header: dict[str, Any]) -> Pack
         shards = PackedShards(
             tuple(str(safe_path(file)) for file in table["file"].to_pylist()),
             sizes,
+            tuple(table["hash"].to_pylist()),
             np.repeat(np.arange(len(sizes)), counts),
             *(column.flatten().to_numpy().astype(np.int64) for column in (stops, pts)),
         )
