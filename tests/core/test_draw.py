@@ -236,6 +236,37 @@ def test_by_video_each_video_is_drained_before_the_next(videos, seed, epoch):
         assert stretch.tolist() == np.flatnonzero(videos == videos[stretch[0]]).tolist()
 
 
+@law
+@given(videos_of_segments(), st.integers(0, 1000), st.integers(0, 99))
+def test_by_shard_each_is_gone_through_before_the_next_in_an_order_of_its_own(shards, seed, epoch):
+    found = run_order(shards, True, "shard", seed, epoch)
+    stretches = np.split(found, np.flatnonzero(np.diff(shards[found])) + 1)
+    assert len(stretches) == shards.max() + 1
+    for stretch in stretches:
+        assert sorted(stretch.tolist()) == np.flatnonzero(shards == shards[stretch[0]]).tolist()
+
+
+def test_segments_are_shuffled_inside_their_shards():
+    orders = {tuple(run_order(np.zeros(4, np.int64), True, "shard", 17, epoch).tolist()) for epoch in range(200)}
+    assert len(orders) == 24
+
+
+def test_where_a_shard_is_a_segment_shards_are_shuffled_as_segments_are():
+    for epoch in range(20):
+        by_shard, by_segment = (run_order(np.arange(50), True, group, 17, epoch) for group in ("shard", "segment"))
+        assert by_shard.tolist() == by_segment.tolist()
+
+
+@law
+@given(videos_of_segments(), st.sampled_from(["segment", "video", "shard"]), st.integers(0, 99), st.data())
+def test_streams_follow_one_another_where_they_are_told(videos, shuffle_by, epoch, data):
+    cut = data.draw(st.integers(0, int(videos.max()) + 1))
+    streams = (videos >= cut).astype(np.int64)
+    mixed = run_order(videos, True, shuffle_by, 17, epoch)
+    parted = run_order(videos, True, shuffle_by, 17, epoch, streams)
+    assert parted.tolist() == [run for stream in (0, 1) for run in mixed.tolist() if streams[run] == stream]
+
+
 @pytest.mark.parametrize("shuffle_by", ["segment", "video", "shard"])
 def test_without_shuffling_the_order_is_that_of_the_index(shuffle_by):
     videos = np.array([0, 0, 1, 2, 2, 2])
@@ -264,7 +295,7 @@ PINNED = [
     ("segment", 17, 0, [0, 1, 7, 2, 4, 5, 6, 8, 3, 9]),
     ("segment", 17, 1, [1, 8, 0, 7, 9, 3, 4, 6, 5, 2]),
     ("segment", 2**63 + 5, 40, [6, 1, 2, 3, 8, 0, 5, 7, 9, 4]),
-    ("shard", 17, 0, [0, 1, 7, 2, 4, 5, 6, 8, 3, 9]),
+    ("shard", 17, 0, [0, 1, 3, 2, 5, 4, 9, 8, 6, 7]),
     ("video", 17, 0, [0, 1, 2, 3, 4, 5, 8, 9, 6, 7]),
     ("video", 18, 0, [2, 3, 4, 5, 0, 1, 6, 7, 8, 9]),
 ]

@@ -23,7 +23,18 @@ from numpy.typing import NDArray
 
 from onetake.core.errors import SpecError
 
-__all__ = ["SHUFFLE_GROUPS", "ClipIds", "Runs", "draw_of_videos", "draw_runs", "pick_clips", "run_order", "video_keys"]
+__all__ = [
+    "SHUFFLE_GROUPS",
+    "ClipIds",
+    "Runs",
+    "draw_of_videos",
+    "draw_runs",
+    "draws",
+    "pick_clips",
+    "run_order",
+    "stream_seed",
+    "video_keys",
+]
 
 Int64Array = NDArray[np.int64]
 UInt64Array = NDArray[np.uint64]
@@ -49,20 +60,20 @@ def _epoch_key(seed: int, epoch: int) -> UInt64Array:
         return _mix(_mix(state[:1] + _GAMMA) + (state[1:] + np.uint64(1)) * _GAMMA)
 
 
-def _draws(count: int, seed: int, epoch: int) -> UInt64Array:
+def draws(count: int, seed: int, epoch: int) -> UInt64Array:
     """Random numbers of 64 bits, a pure function of the arguments. No two are the same: they are a bijection's."""
-    draws = np.empty(count, np.uint64)
+    found = np.empty(count, np.uint64)
     with np.errstate(over="ignore"):
         key = _epoch_key(seed, epoch)
         for start in range(0, count, _AT_ONCE):
-            part = draws[start : start + _AT_ONCE]
+            part = found[start : start + _AT_ONCE]
             part[:] = _mix(key + np.arange(start + 1, start + len(part) + 1, dtype=np.uint64) * _GAMMA)
-    return draws
+    return found
 
 
-def _permutation(draws: NDArray[np.uint64]) -> Int64Array:
-    """The permutation that sorts ``draws``, which differ from each other."""
-    return np.argsort(draws).astype(np.int64, copy=False)
+def _permutation(keys: NDArray[np.uint64]) -> Int64Array:
+    """The permutation that sorts ``keys``, which differ from each other."""
+    return np.argsort(keys).astype(np.int64, copy=False)
 
 
 # What is drawn of each video.
@@ -190,7 +201,7 @@ def draw_runs(
         taken += [own] * passes
         occurrences += range(passes)
         if left:
-            chosen, part = _remainder(own, clips_per_segment[own], left, _stream_seed(seed, stream), epoch)
+            chosen, part = _remainder(own, clips_per_segment[own], left, stream_seed(seed, stream), epoch)
             taken.append(chosen)
             occurrences.append(passes)
             parts.append((sum(map(len, taken)) - len(chosen), *part))
@@ -217,34 +228,39 @@ def _remainder(
         The segments, rising; of the one in part (or of any), its place among them, the clips left out at its start, and
         the clips taken.
     """
-    draws = _draws(len(segments) + 1, seed, epoch)
-    picked = _permutation(draws[:-1])
+    drawn = draws(len(segments) + 1, seed, epoch)
+    picked = _permutation(drawn[:-1])
     reach = np.cumsum(sizes[picked])
     last = int(np.searchsorted(reach, left))  # the pick that fills the epoch, wholly or in part
     size = int(sizes[picked[last]])
     count = left - int(reach[last]) + size
-    skip = int(draws[-1]) % (size - count + 1)
+    skip = int(drawn[-1]) % (size - count + 1)
     chosen = np.sort(picked[: last + 1])
     place = int(np.searchsorted(chosen, picked[last]))
     return segments[chosen], (place, skip, count)
 
 
-def _stream_seed(seed: int, stream: int) -> int:
-    """A seed for what is drawn of a stream, independent of the shuffle's and of the other streams'."""
+def stream_seed(seed: int, stream: int) -> int:
+    """A seed for what is drawn of a stream, independent of the shuffle's and of the other streams'; other numbers than
+    streams' give seeds for other things."""
     with np.errstate(over="ignore"):
         return int(_mix(np.array([seed & _MASK], np.uint64) + np.uint64(stream + 1) * _GAMMA)[0])
 
 
-def run_order(videos: Int64Array, shuffle: bool, shuffle_by: str, seed: int, epoch: int) -> Int64Array:
+def run_order(
+    groups: Int64Array, shuffle: bool, shuffle_by: str, seed: int, epoch: int, streams: Int64Array | None = None
+) -> Int64Array:
     """The order in which an epoch goes through its runs.
 
     Args:
-        videos: int64 [R], the video of each run; those of one video stand together, in time order.
+        groups: int64 [R], the shard of each run, if they are shuffled by shard; or else the video. Runs of one video
+            stand together, in time order.
         shuffle: False gives the order of the index.
-        shuffle_by: "segment" shuffles runs ("shard" is the same where a shard is a segment); "video"
-            shuffles whole videos, each read from its start to its end.
+        shuffle_by: "segment" shuffles runs; "shard" shuffles whole shards, and the runs inside each; "video" shuffles
+            whole videos, each read from its start to its end.
         seed: the shuffle seed.
         epoch: the epoch, from 0.
+        streams: int64 [R], the stream of each run, if streams are to follow one another; None: they mix.
 
     Returns:
         int64 [R], run numbers.
@@ -254,17 +270,33 @@ def run_order(videos: Int64Array, shuffle: bool, shuffle_by: str, seed: int, epo
     """
     if shuffle_by not in SHUFFLE_GROUPS:
         raise SpecError(f"shuffle_by={shuffle_by!r}: must be one of {', '.join(SHUFFLE_GROUPS)}")
-    count = len(videos)
     if not shuffle:
-        return np.arange(count, dtype=np.int64)
-    if shuffle_by != "video":
-        return _permutation(_draws(count, seed, epoch))
+        return np.arange(len(groups), dtype=np.int64)
+    if shuffle_by == "segment":
+        order = _permutation(draws(len(groups), seed, epoch))
+    elif shuffle_by == "shard":
+        order = _shuffled_shards(groups, seed, epoch)
+    else:
+        order = _shuffled_videos(groups, seed, epoch)
+    return order if streams is None else order[np.argsort(streams[order], kind="stable")]
+
+
+def _shuffled_shards(shards: Int64Array, seed: int, epoch: int) -> Int64Array:
+    _, number = np.unique(shards, return_inverse=True)
+    among = draws(int(number.max(initial=-1)) + 1, seed, epoch)
+    inside = draws(len(shards), stream_seed(seed, -1), epoch)
+    order: Int64Array = np.lexsort((inside, among[number])).astype(np.int64, copy=False)
+    return order
+
+
+def _shuffled_videos(videos: Int64Array, seed: int, epoch: int) -> Int64Array:
+    count = len(videos)
     is_first = np.ones(count, np.bool_)
     np.not_equal(videos[1:], videos[:-1], out=is_first[1:])
     starts = np.flatnonzero(is_first)
     del is_first
     lengths = np.diff(starts, append=count)
-    picked = _permutation(_draws(len(starts), seed, epoch))
+    picked = _permutation(draws(len(starts), seed, epoch))
     lengths = lengths[picked]
     first_out = np.cumsum(lengths) - lengths
     order: Int64Array = np.repeat(starts[picked] - first_out, lengths)

@@ -370,7 +370,7 @@ class Layout:
 
 
 def choose_lanes(
-    layouts: Sequence[Layout], num_clips: Sequence[int], global_batch: int, num_lanes: int | None
+    layouts: Sequence[Layout], num_clips: Sequence[int], global_batch: int, num_lanes: int | None, times: int = 1
 ) -> tuple[tuple[int, int], float]:
     """Lanes for a first run, and what they cost.
 
@@ -379,6 +379,7 @@ def choose_lanes(
         num_clips: how many clips an epoch takes of each.
         global_batch: clips in a step of all ranks.
         num_lanes: what the user asked for, or None.
+        times: how often there are so many lanes: where each stream has its own, as often as there are streams.
 
     Returns:
         (slots, phases), see ``core.order.default_lanes``; and how many frames are decoded in vain where lanes start,
@@ -391,6 +392,6 @@ def choose_lanes(
             filled = np.flatnonzero(layout.num_clips)
             frames += int(layout.index.num_frames[filled].sum())
             keyframes += int(layout.index.num_keyframes[filled].sum())
-    lead_in = frames / keyframes / 2 if keyframes else 0.0
+    lead_in = times * frames / keyframes / 2 if keyframes else 0.0
     lanes = default_lanes(global_batch, num_lanes, lead_in, spanned)
     return lanes, lanes[0] * lanes[1] * lead_in / max(spanned, 1)

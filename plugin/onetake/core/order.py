@@ -60,6 +60,7 @@ BoolArray = NDArray[np.bool_]
 MAX_PHASES = 8
 MAX_LEAD_IN = 0.02
 _SAMPLES_AT_ONCE = 1 << 18
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # of 2^64
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,13 @@ class Lanes:
     def starts(self) -> Int64Array:
         """int64 [L + 1]: where in ``seq`` each lane starts; the last entry is N."""
         return np.concatenate([[0], np.cumsum(self.clips_read(self.num_clips))]).astype(np.int64)
+
+    def spread(self) -> Int64Array:
+        """int64 [L]: the lanes, such that any stretch of them has slots all over a batch: by the fractions of multiples
+        of the golden section (Weyl's sequence)."""
+        slots = np.argsort(np.arange(self.slots, dtype=np.uint64) * _GOLDEN)
+        lanes: Int64Array = (slots[:, None] * self.phases + np.arange(self.phases, dtype=np.int64)).ravel()
+        return lanes
 
     def places(self, samples: Int64Array, starts: Int64Array, batch_size: int) -> Int64Array:
         """Where samples stand in their batches, which begin at samples ``starts`` and are sorted by lane."""
@@ -148,6 +156,7 @@ class EpochOrder:
         ids: the clips that the runs' ordinals stand for; None: an ordinal is a clip's ID.
         order: int64 [R], the order of ``seq``; None: as the runs stand.
         kept: bool [L], the lanes to keep, the only ones that may be asked for; None: all.
+        spread: neighbouring stretches of ``seq`` are not those of neighbouring slots, but lie far apart in a batch.
     """
 
     def __init__(
@@ -158,11 +167,16 @@ class EpochOrder:
         ids: ClipIds | None = None,
         order: Int64Array | None = None,
         kept: BoolArray | None = None,
+        spread: bool = False,
     ) -> None:
         seq_stop = np.cumsum(runs.num_clips if order is None else runs.num_clips[order])
         self._ids = ids
-        self.lanes = Lanes(int(seq_stop[-1]) if len(runs) else 0, slots, phases)
-        self._starts = self.lanes.starts()
+        self.lanes = Lanes(int(seq_stop[-1]) if len(seq_stop) else 0, slots, phases)
+        self._by_seq = self.lanes.spread() if spread else np.arange(self.lanes.count, dtype=np.int64)
+        lengths = self.lanes.clips_read(len(self))
+        self._stops = np.empty_like(lengths)
+        self._stops[self._by_seq] = np.cumsum(lengths[self._by_seq])
+        self._starts = self._stops - lengths
         self._kept = np.ones(self.lanes.count, np.bool_) if kept is None else kept
         if kept is not None:
             numbers = self._runs_of(kept, seq_stop)
@@ -196,9 +210,9 @@ class EpochOrder:
 
     def _runs_of(self, kept: BoolArray, seq_stop: Int64Array) -> Int64Array:
         """The numbers of the runs that lanes read, of those that end at ``seq_stop``: rising."""
-        lanes = np.flatnonzero(kept & (np.diff(self._starts) > 0))
+        lanes = self._by_seq[(kept & (self._stops > self._starts))[self._by_seq]]
         first = np.searchsorted(seq_stop, self._starts[lanes], side="right")
-        last = np.searchsorted(seq_stop, self._starts[lanes + 1] - 1, side="right")
+        last = np.searchsorted(seq_stop, self._stops[lanes] - 1, side="right")
         first[1:] = np.maximum(first[1:], last[:-1] + 1)  # the run that the lane before has begun
         counts = np.maximum(last + 1 - first, 0)
         before = np.cumsum(counts) - counts
@@ -226,7 +240,7 @@ class EpochOrder:
 
     def coming(self, seq: int, lane: int) -> Int64Array:
         """The clips that ``lane`` reads from place ``seq`` on before it goes to another run: rising, in one segment."""
-        stop = min(self._seq_stop[self._run(np.array([seq]))[0]], self._starts[lane + 1])
+        stop = min(self._seq_stop[self._run(np.array([seq]))[0]], self._stops[lane])
         return self.clip_ids(np.arange(seq, stop, dtype=np.int64))
 
     def samples(self, start: int, stop: int, rank: int = 0, num_ranks: int = 1) -> Batch:
@@ -249,11 +263,23 @@ class EpochOrder:
 
     def next_clips(self, sample: int) -> Int64Array:
         """int64 [L]: the clip that each lane reads next after ``sample`` samples; -1 for a finished lane."""
-        read = self._starts[:-1] + self.lanes.clips_read(sample)
-        done = read >= self._starts[1:]
+        return self.following(self.lanes.clips_read(sample))
+
+    def following(self, read: Int64Array) -> Int64Array:
+        """int64 [L]: the clip that each lane reads after ``read`` of its clips; -1 for a finished lane."""
         if not len(self):
             return np.full(self.lanes.count, -1, np.int64)
-        return np.where(done, -1, self.clip_ids(np.minimum(read, len(self) - 1)))
+        seq = self._starts + read
+        return np.where(seq >= self._stops, -1, self.clip_ids(np.minimum(seq, len(self) - 1)))
+
+    def num_batches(self, first_sample: int, batch_size: int, drop_last: bool) -> int:
+        """Global batches from ``first_sample`` on."""
+        return num_batches(max(len(self) - first_sample, 0), batch_size, drop_last)
+
+    def batch(self, first_sample: int, number: int, batch_size: int, rank: int, num_ranks: int) -> Batch:
+        """A rank's part of the ``number``-th global batch from ``first_sample`` on."""
+        start = first_sample + number * batch_size
+        return self.samples(start, start + batch_size, rank, num_ranks)
 
 
 def num_batches(num_samples: int, batch_size: int, drop_last: bool) -> int:

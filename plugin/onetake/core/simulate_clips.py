@@ -148,7 +148,8 @@ class Clips:
         picked = self.layout.pick(self._video_keys, self.seed, epoch)
         per_segment = self.layout.num_picked(picked)
         runs = draw_runs(per_segment, [len(per_segment)], [self.num_clips], self.seed, epoch)
-        order = run_order(self.index.video[runs.segment], self.shuffle, self.shuffle_by, self.seed, epoch)
+        groups = runs.segment if self.shuffle_by == "shard" else self.index.video[runs.segment]
+        order = run_order(groups, self.shuffle, self.shuffle_by, self.seed, epoch)
         ids = None if picked is None else ClipIds([(int(self.layout.clips_before[-1]), picked)])
         return EpochOrder(runs.take(order), *lanes, ids), runs.take(order)
 

@@ -10,6 +10,7 @@ import numpy as np
 from streaming import StreamingDataset
 from streaming.base.util import bytes_to_int, number_abbrev_to_int
 
+from onetake.core.batching import APART, BATCHING_METHODS
 from onetake.core.errors import CacheError, SpecError
 from onetake.core.layout import choose_lanes as lanes_of_layouts
 from onetake.core.names import nearest
@@ -36,15 +37,6 @@ _REPLACED = {
     "sampling_granularity": "clips are drawn by whole segments",
 }
 
-_BATCHING = {
-    "per_stream": "a lane crosses streams, and a global batch takes the next clips of all lanes; use a VideoDataset "
-    "for each stream, or one frame_size= and num_frames for all",
-    "stratified": "a global batch takes the next clips of all lanes, which hold the streams in proportion on average "
-    "over an epoch alone; use proportion= for that",
-    "device_per_stream": "lanes are dealt to ranks by their place, so that any number of ranks reads the same batches; "
-    "use a VideoDataset for each stream, or one frame_size= and num_frames for all",
-}
-
 _NOTHING = "an epoch takes no clip of any stream: raise proportion=, repeat=, choose= or epoch_size="
 
 
@@ -59,17 +51,7 @@ def check_host_arguments(arguments: Mapping[str, object], dataset: type[Streamin
     """Raise SpecError for arguments of StreamingDataset that ``dataset`` can't take, or that neither of them has."""
     refuse_replaced(arguments)
     _refuse_unknown(arguments, dataset)
-    _check_batching_method(arguments.get("batching_method", "random"))
-
-
-def _check_batching_method(method: object) -> None:
-    """ "random" is the one way in which lanes make batches."""
-    if method == "random":
-        return
-    reason = _BATCHING.get(method) if isinstance(method, str) else None
-    if reason is None:
-        raise SpecError(f"batching_method={method!r}: must be 'random'")
-    raise SpecError(f"batching_method={method!r} does not apply to VideoDataset: {reason}")
+    check_choice("batching_method", arguments.get("batching_method", "random"), BATCHING_METHODS)
 
 
 def _refuse_unknown(arguments: Iterable[str], dataset: type[StreamingDataset]) -> None:
@@ -80,7 +62,7 @@ def _refuse_unknown(arguments: Iterable[str], dataset: type[StreamingDataset]) -
             raise SpecError(f"VideoDataset has no argument {name}={nearest(name, known)}")
 
 
-def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
+def check_choice(name: str, value: object, allowed: Sequence[str]) -> None:
     """Raise SpecError unless ``value`` is allowed."""
     if value not in allowed:
         raise SpecError(f"{name}={value!r}: must be one of {', '.join(map(repr, allowed))}")
@@ -143,8 +125,14 @@ def weigh_streams(streams: Sequence[VideoStream], epoch_size: int | str | None, 
         raise SpecError(_NOTHING)
 
 
-def check_full_batch(streams: Sequence[VideoStream], global_batch: int) -> None:
-    """Raise SpecError where an epoch without its last, incomplete batch would have none."""
+def check_full_batch(streams: Sequence[VideoStream], global_batch: int, batching_method: str) -> None:
+    """Raise SpecError where an epoch without its last, incomplete batch would have none; or none of some stream."""
+    few = [s.num_chosen for s in streams if 0 < s.num_chosen < global_batch]
+    if few and batching_method in APART:
+        raise SpecError(
+            f"drop_last=True with batching_method={batching_method!r} leaves out a stream of which an epoch takes "
+            f"{few[0]} clips, fewer than a batch of {global_batch}: lower batch_size=, or leave out the stream"
+        )
     if sum(stream.num_chosen for stream in streams) < global_batch:
         raise SpecError(
             f"drop_last=True with fewer clips than a global batch of {global_batch} leaves no batch: lower batch_size="
@@ -152,15 +140,51 @@ def check_full_batch(streams: Sequence[VideoStream], global_batch: int) -> None:
 
 
 def choose_lanes(
-    streams: Sequence[VideoStream], global_batch: int, num_lanes: int | None, warn: bool
+    streams: Sequence[VideoStream], global_batch: int, num_lanes: int | None, batching_method: str, warn: bool
 ) -> tuple[int, int]:
-    """(slots, phases) for a first run; says so when there is little video for them."""
+    """(slots, phases) for a first run, of each stream where they are apart; says so when there is little video for
+    them.
+
+    Raises:
+        SpecError: a stream's share of the lanes is too small to be in every batch, and ``batching_method`` demands it.
+    """
     layouts, chosen = [stream.layout for stream in streams], [stream.num_chosen for stream in streams]
-    lanes, waste = lanes_of_layouts(layouts, chosen, global_batch, num_lanes)
+    times = len(streams) if batching_method in APART else 1
+    lanes, waste = lanes_of_layouts(layouts, chosen, global_batch, num_lanes, times)
+    if batching_method == "stratified":
+        _check_shares(chosen, lanes[0])
     if warn and num_lanes is None and waste > MAX_LEAD_IN:
         warnings.warn(
-            f"{lanes[0]} lanes start in the middle of a video, and decode about {waste:.0%} more frames than the clips "
-            "span to get there: there is little video for this batch size; num_canonical_lanes= sets them",
+            f"{lanes[0] * times} lanes start in the middle of a video, and decode about {waste:.0%} more frames than "
+            "the clips span to get there: there is little video for this batch size; num_canonical_lanes= sets them",
             stacklevel=3,
         )
     return lanes
+<<<<<<< HEAD
+=======
+
+
+def _check_shares(chosen: Sequence[int], slots: int) -> None:
+    fewest, total = min(filter(None, chosen)), sum(chosen)
+    if fewest * slots < total:
+        raise SpecError(
+            f'batching_method="stratified" with a stream of {fewest} of the {total} clips of an epoch: that is not one '
+            f"in each {slots} (the global batch, or num_canonical_lanes=), so that batches would lack it; raise "
+            "batch_size=, or the stream's proportion="
+        )
+
+
+def check_open_segments(limit: int, streams: Sequence[VideoStream], lanes: int, predownload: int) -> None:
+    """Raise CacheError for a limit below what a node holds open: a segment per lane, and those fetched ahead."""
+    sizes = [stream.max_segment_bytes(segment) for stream in streams for segment in stream.segments.tolist()]
+    open_segments = max(min(lanes + min(lanes, predownload), len(sizes)), 4)  # the host wants room for four
+    index_bytes = sum(stream.get_index_size() for stream in streams)
+    needed = open_segments * max(sizes) + index_bytes
+    if limit < needed:
+        raise CacheError(
+            f"cache_limit={limit:,} bytes is too small: {lanes} lanes and predownload={predownload} keep up to "
+            f"{open_segments} segments of up to {max(sizes):,} bytes open, with the index {needed:,} bytes; below "
+            "that, segments are fetched again and again. Raise cache_limit=, or lower num_canonical_lanes=, or index "
+            "with shorter segments"
+        )
+>>>>>>> 33da368 (Make batches of streams in proportion, or of one stream each, under lanes)

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import get_worker_info
 
+from onetake.core.batching import APART
 from onetake.core.clips import ClipSpec
 from onetake.core.draw import SHUFFLE_GROUPS
 from onetake.core.errors import CacheError, OnetakeError, SourceError, SpecError, VideoError
@@ -101,7 +102,8 @@ class VideoDataset(CachedDataset):
         max_bad_fraction: the share of such clips that is borne: of those so far, but of 1000, or an epoch's, at least.
         resume: "strict" refuses a state whose order is not this dataset's; "continue" warns, and goes on at the
             same sample of the new order.
-        **kwargs: further arguments of streaming.StreamingDataset. Those that lanes replace are refused.
+        **kwargs: further arguments of streaming.StreamingDataset, such as ``batching_method`` (see ``core.batching``).
+            Those that lanes replace are refused.
 
     Raises:
         SpecError: an argument is out of range.
@@ -165,15 +167,21 @@ class VideoDataset(CachedDataset):
         weigh_streams(streams, kwargs.get("epoch_size"), shuffle_seed)
         replication = kwargs.get("replication") or 1
         global_batch = batch_size * world.num_ranks // replication
+        method = kwargs.get("batching_method", "random")
         if drop_last:
-            check_full_batch(streams, global_batch)
-        lanes = choose_lanes(streams, global_batch, num_canonical_lanes, warn=world.is_leader)
-        self.memory = plan_memory(streams, world, replication, lanes[0] * lanes[1], global_batch, max_memory)
+            check_full_batch(streams, batch_size if method == "device_per_stream" else global_batch, method)
+        lanes = choose_lanes(streams, global_batch, num_canonical_lanes, method, warn=world.is_leader)
+        times = len(streams) if method in APART else 1
+        self.memory = plan_memory(streams, world, replication, lanes[0] * lanes[1], times, global_batch, max_memory)
         predownload = PREDOWNLOAD_BATCHES * batch_size if predownload is None else predownload
         check_count("predownload", predownload, 0)
         if cache_limit is not None:
             cache_limit = check_cache_limit(cache_limit, streams)
+<<<<<<< HEAD
         cache_limit = open_caches(streams, world, cache_limit, -(-lanes[0] * lanes[1] // world.num_nodes), predownload)
+=======
+            check_open_segments(cache_limit, streams, -(-lanes[0] * lanes[1] * times // world.num_nodes), predownload)
+>>>>>>> 33da368 (Make batches of streams in proportion, or of one stream each, under lanes)
         self.form = SampleForm(layout, clips_per_sample)
         self.transform = transform
         self.sample_transform = sample_transform

@@ -32,6 +32,7 @@ def plan_memory(
     world: World,
     replication: int,
     lanes: int,
+    times: int,
     global_batch: int,
     max_memory: int | str | None,
 ) -> LaneMemory | VideoMemory | None:
@@ -42,6 +43,7 @@ def plan_memory(
         world: counts every rank.
         replication: ranks that read the same clips.
         lanes: how many there are.
+        times: how often: where each stream has its own, as often as there are streams.
         global_batch: samples per step.
         max_memory: bytes, or a text such as "8gb"; None: no bound.
 
@@ -59,7 +61,7 @@ def plan_memory(
     told = world.is_leader and logger.isEnabledFor(logging.INFO)
     if limit is None and not told:
         return None
-    memory = LaneMemory.of(streams, world, replication, limit)
+    memory = LaneMemory.of(streams, world, replication, times, limit)
     if told:
         logger.info(memory.in_words(lanes))
     memory.check(lanes, global_batch)
@@ -86,11 +88,12 @@ class LaneMemory:
         segment_bytes: int64 [S], what a lane holds while it reads a segment.
         segment_clips: int64 [S], clips of each.
         repeats: int64 [S], how often an epoch reads it, at most.
-        num_clips: clips in an epoch.
+        num_clips: clips in an epoch, that the lanes share.
         num_nodes: nodes that share the lanes.
         ranks_per_node: ranks on each.
         replication: ranks that read the same clips.
         limit: bytes that a node's decoders may hold; None: no bound.
+        times: how often there are so many lanes.
     """
 
     segment_bytes: Int64Array
@@ -101,9 +104,12 @@ class LaneMemory:
     ranks_per_node: int
     replication: int
     limit: int | None
+    times: int = 1
 
     @classmethod
-    def of(cls, streams: Sequence[VideoStream], world: World, replication: int, limit: int | None) -> LaneMemory:
+    def of(
+        cls, streams: Sequence[VideoStream], world: World, replication: int, times: int, limit: int | None
+    ) -> LaneMemory:
         """That of open streams; see ``plan_memory``."""
         weights, clips, repeats = [], [], []
         for stream in streams:
@@ -111,13 +117,14 @@ class LaneMemory:
             weights.append(of_video[stream.index.video[stream.segments]])
             clips.append(stream.layout.num_clips[stream.segments].astype(np.int64))
             repeats.append(np.full(len(stream.segments), -(-stream.num_chosen // stream.num_clips), np.int64))
-        num_clips = sum(stream.num_chosen for stream in streams)
+        chosen = [stream.num_chosen for stream in streams if stream.num_chosen]
+        num_clips = sum(chosen) if times == 1 else min(chosen)
         arrays = (np.concatenate(values) for values in (weights, clips, repeats))
-        return cls(*arrays, num_clips, world.num_nodes, world.ranks_per_node, replication, limit)
+        return cls(*arrays, num_clips, world.num_nodes, world.ranks_per_node, replication, limit, times)
 
     def decoders(self, lanes: int) -> int:
         """Decoders that are open on a node at once, at most, where every lane stays on its worker."""
-        return -(-lanes * self.replication // self.num_nodes)
+        return -(-lanes * self.times * self.replication // self.num_nodes)
 
     def at_most(self, lanes: int) -> int:
         """Bytes that a node's open lanes hold, at most, where every lane stays on its worker.
@@ -133,14 +140,15 @@ class LaneMemory:
 
     def wandering(self, lanes: int, num_workers: int) -> int:
         """Bytes at most where they don't stay: each worker may open each lane, and hold it as long."""
-        return self.ranks_per_node * num_workers * min(lanes, self.num_clips) * int(self.segment_bytes.max())
+        open_lanes = min(lanes, self.num_clips) * self.times
+        return self.ranks_per_node * num_workers * open_lanes * int(self.segment_bytes.max())
 
     def in_words(self, lanes: int) -> str:
         """What a node's lanes hold."""
         each = -(-self.decoders(lanes) // self.ranks_per_node)
         return (
-            f"{lanes} lanes keep up to {self.decoders(lanes)} decoders open on a node ({each} in each rank, dealt to "
-            f"its workers), which hold up to {self.at_most(lanes) / 1e6:.0f} MB of memory"
+            f"{lanes * self.times} lanes keep up to {self.decoders(lanes)} decoders open on a node ({each} in each "
+            f"rank, dealt to its workers), which hold up to {self.at_most(lanes) / 1e6:.0f} MB of memory"
         )
 
     def check(self, lanes: int, global_batch: int, num_workers: int = 0) -> None:

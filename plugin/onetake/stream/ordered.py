@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from onetake.core.batching import APART, Deal, DealtOrder, num_dealt_batches
 from onetake.core.draw import ClipIds, Runs, draw_runs, run_order
 from onetake.core.errors import ResumeError
 from onetake.core.order import EpochOrder, Lanes, lanes_read, nearest_lanes, num_batches, share_that_stays
@@ -38,9 +39,12 @@ class OrderedDataset(HostDataset):
     def _init_order(self, lanes: tuple[int, int]) -> None:
         self._begun = self._iterated = self._over = False
         self._epoch = 0
-        self._order: tuple[tuple[int, ...], EpochOrder] | None = None  # the last one, by what it was made for
+        self._order: tuple[tuple[int, ...], EpochOrder | DealtOrder] | None = (
+            None  # the last one, by what it was made for
+        )
         # Whether an epoch has clips of some stream more than once. Asked for every sample, so settled here.
         self.repeats = any(stream.num_chosen > stream.num_clips for stream in self.streams)
+<<<<<<< HEAD
         videos, first = [], 0
         for stream in self.streams:
             videos.append(stream.index.video[stream.segments] + first)
@@ -48,8 +52,24 @@ class OrderedDataset(HostDataset):
         self._video_per_segment = np.concatenate(videos)
         clips = np.concatenate([stream.layout.num_clips[stream.segments] for stream in self.streams])
         self._clips_before_segment: Int64Array = np.concatenate([[0], np.cumsum(clips)])
+=======
+        self._stream_per_segment = np.repeat(np.arange(len(self.streams)), [len(s.segments) for s in self.streams])
+        self._video_per_segment = self._numbered([stream.index.video for stream in self.streams])
+        self._group_per_segment = self._video_per_segment
+        if self.shuffle_by == "shard":
+            self._group_per_segment = self._numbered([stream.shard_of_segment for stream in self.streams])
+>>>>>>> 33da368 (Make batches of streams in proportion, or of one stream each, under lanes)
         # (epoch, first sample, slots, phases, 1 once a loader drives the dataset); workers of any start method see it.
         self._point = torch.tensor([0, 0, *lanes, 0], dtype=torch.int64).share_memory_()
+
+    def _numbered(self, of_streams: Sequence[Int64Array]) -> Int64Array:
+        """int64 [S]: something of each segment in which a clip starts, counted over all streams; rising numbers."""
+        counts = [int(numbers[-1]) + 1 for numbers in of_streams]
+        firsts = np.cumsum(counts) - counts
+        parts = [
+            numbers[s.segments] + first for s, numbers, first in zip(self.streams, of_streams, firsts, strict=True)
+        ]
+        return np.concatenate(parts)
 
     # Size and order.
 
@@ -67,11 +87,22 @@ class OrderedDataset(HostDataset):
     @property
     def num_batches(self) -> int:
         """Batches in an epoch, the same for every rank."""
-        return num_batches(self.num_clips, self.global_batch_size, self.drop_last)
+        return self.batches_left(0)
+
+    @property
+    def streams_apart(self) -> bool:
+        """Whether each stream has an order, and lanes, of its own (see ``core.batching``)."""
+        return self.batching_method in APART
+
+    @property
+    def _unit(self) -> int:
+        """Samples that are of one stream, where streams are apart."""
+        assert isinstance(self.batch_size, int)
+        return self.global_batch_size if self.batching_method == "per_stream" else self.batch_size
 
     @property
     def lanes(self) -> tuple[int, int]:
-        """(slots, phases): their product is the number of canonical lanes."""
+        """(slots, phases): their product is the number of canonical lanes; of each stream, where they are apart."""
         return int(self._point[2]), int(self._point[3])
 
     def __len__(self) -> int:
@@ -79,7 +110,7 @@ class OrderedDataset(HostDataset):
         assert isinstance(self.batch_size, int)
         return self.num_batches * self.batch_size
 
-    def epoch_order(self, epoch: int) -> EpochOrder:
+    def epoch_order(self, epoch: int) -> EpochOrder | DealtOrder:
         """The order of one epoch; see ``core.order``. Where that epoch is being iterated, of the lanes that this
         process reads."""
         order = self._last_order(epoch)
@@ -87,32 +118,47 @@ class OrderedDataset(HostDataset):
             order = self._keep_order(epoch, self._make_order(epoch))
         return order
 
-    def _last_order(self, epoch: int) -> EpochOrder | None:
+    def _last_order(self, epoch: int) -> EpochOrder | DealtOrder | None:
         """The order that was kept, if it is this epoch's."""
         return self._order[1] if self._order is not None and self._order[0] == (epoch, *self.lanes) else None
 
-    def _keep_order(self, epoch: int, order: EpochOrder) -> EpochOrder:
+    def _keep_order(self, epoch: int, order: EpochOrder | DealtOrder) -> EpochOrder | DealtOrder:
         self._order = (epoch, *self.lanes), order
         return order
 
-    def _whole_order(self, epoch: int) -> EpochOrder:
+    def _whole_order(self, epoch: int) -> EpochOrder | DealtOrder:
         """An epoch's order with all of its lanes. It does not take the place of one that is being iterated."""
         order = self._last_order(epoch)
         if order is None or order.is_whole:
             return self.epoch_order(epoch)
         return self._make_order(epoch)
 
-    def _make_order(self, epoch: int, kept: BoolArray | None = None) -> EpochOrder:
+    def _make_order(self, epoch: int, kept: BoolArray | None = None) -> EpochOrder | DealtOrder:
         runs, ids = self._draw_runs(self._epoch_of_draws(epoch))
-        order = run_order(self._videos_of(runs), self.shuffle, self.shuffle_by, self.shuffle_seed, epoch)
-        return EpochOrder(runs, *self.lanes, ids, order, kept)
+        streams = None if self.batching_method == "random" else self._stream_per_segment[runs.segment]
+        order = run_order(self._groups_of(runs), self.shuffle, self.shuffle_by, self.shuffle_seed, epoch, streams)
+        if not self.streams_apart:
+            return EpochOrder(runs, *self.lanes, ids, order, kept, spread=self.batching_method == "stratified")
+        assert streams is not None
+        stops = np.cumsum(np.bincount(streams, minlength=len(self.streams)))
+        deal = self._deal(epoch)
+        lanes: Sequence[BoolArray | None] = [None] * len(stops) if kept is None else list(kept.reshape(len(stops), -1))
+        parts = [
+            EpochOrder(runs, *self.lanes, ids, own, own_lanes)
+            for own, own_lanes in zip(np.split(order, stops[:-1]), lanes, strict=True)
+        ]
+        return DealtOrder(parts, deal)
 
-    def _videos_of(self, runs: Runs) -> Int64Array:
-        """int64 [R]: a number for each video; another one where it comes again, to be drained at another time."""
-        videos: Int64Array = self._video_per_segment[runs.segment]
+    def _deal(self, epoch: int) -> Deal:
+        sizes = [stream.num_chosen for stream in self.streams]
+        return Deal(sizes, *self.lanes, self._unit, self.drop_last, self.shuffle, self.shuffle_seed, epoch)
+
+    def _groups_of(self, runs: Runs) -> Int64Array:
+        """int64 [R]: a number for each video, or shard; another one where it comes again, to be read another time."""
+        groups: Int64Array = self._group_per_segment[runs.segment]
         if runs.occurrence.any():
-            videos += runs.occurrence * (self._video_per_segment[-1] + 1)
-        return videos
+            groups += runs.occurrence * (self._group_per_segment[-1] + 1)
+        return groups
 
     def _draw_runs(self, drawn: int) -> tuple[Runs, ClipIds | None]:
         """What the epoch reads that draws by number ``drawn``, and which clips its ordinals stand for."""
@@ -154,6 +200,9 @@ class OrderedDataset(HostDataset):
 
     def batches_left(self, sample: int) -> int:
         """Batches of an epoch that goes on at ``sample``."""
+        if self.streams_apart:
+            sizes = [stream.num_chosen for stream in self.streams]
+            return num_dealt_batches(sizes, self._unit, self.global_batch_size, self.drop_last, sample)
         return num_batches(max(self.num_clips - sample, 0), self.global_batch_size, self.drop_last)
 
     def end_epoch(self) -> None:
@@ -176,9 +225,10 @@ class OrderedDataset(HostDataset):
     def _lanes_read(self, sample: int, worker: int, num_workers: int) -> BoolArray:
         """bool [L]: the lanes that a worker of this rank reads from ``sample`` on; of no workers, the rank."""
         world, lanes = self.rank_world, Lanes(self.num_clips, *self.lanes)
-        return lanes_read(lanes, sample, self.global_batch_size, world.rank, world.num_ranks, worker, num_workers)
+        share = sample, self.global_batch_size, world.rank, world.num_ranks, worker, num_workers
+        return self._deal(self._epoch).lanes_read(*share) if self.streams_apart else lanes_read(lanes, *share)
 
-    def _order_of(self, epoch: int, kept: BoolArray) -> EpochOrder:
+    def _order_of(self, epoch: int, kept: BoolArray) -> EpochOrder | DealtOrder:
         """An epoch's order with some of its lanes alone; it is kept."""
         order = self._last_order(epoch)
         if order is None or not order.keeps(kept):
@@ -193,13 +243,15 @@ class OrderedDataset(HostDataset):
         if slots * phases == 1 or slots * phases % stride == 0:
             return None
         near = nearest_lanes(slots, phases, self.global_batch_size, workers)
-        counted = Lanes(min(self.num_clips, slots * phases + _STEPS_COUNTED), slots, phases)
-        share = share_that_stays(counted, self.global_batch_size, workers, self.rank_world.num_ranks)
+        told = ""
+        if not self.streams_apart:
+            counted = Lanes(min(self.num_clips, slots * phases + _STEPS_COUNTED), slots, phases)
+            share = share_that_stays(counted, self.global_batch_size, workers, self.rank_world.num_ranks)
+            told = f" ({share:.0%} of the clips are read by the worker that read the one before in their lane)"
         return (
             f"global batch {self.global_batch_size} x {workers} workers does not divide the {slots * phases} canonical "
-            f"lanes: the samples stay the same, but lanes wander between workers and stretches are decoded again "
-            f"({share:.0%} of the clips are read by the worker that read the one before in their lane); "
-            f"num_canonical_lanes={' or '.join(map(str, near))} fits (for a new run)"
+            "lanes: the samples stay the same, but lanes wander between workers and stretches are decoded again"
+            f"{told}; num_canonical_lanes={' or '.join(map(str, near))} fits (for a new run)"
         )
 
     def _place(self, clip_id: int, epoch: int) -> tuple[int, ClipPlace]:
@@ -299,9 +351,12 @@ class OrderedDataset(HostDataset):
             "shuffle": self.shuffle,
             "shuffle_by": self.shuffle_by,
             "shuffle_seed": self.shuffle_seed,
+            "batching_method": self.batching_method,
             "slots": slots,
             "phases": phases,
         }
+        if self.streams_apart:
+            key["batch"] = self._unit  # whatever it is, the batches of the others are made of the same sequence
         if any(stream.has_random_clips for stream in self.streams):  # by what they are drawn, beside the seed
             key |= {"names": [stream.name for stream in self.streams], "sampling_method": self.sampling_method}
         return key

@@ -214,6 +214,11 @@ class VideoStream(Stream):
     # What an epoch draws.
 
     @property
+    def shard_of_segment(self) -> NDArray[np.int64]:
+        """int64 [S], rising: the shard that holds each segment of the index. In place, every segment is one."""
+        return np.arange(self.index.num_segments, dtype=np.int64)
+
+    @property
     def has_random_clips(self) -> bool:
         """Whether epochs differ in which clips there are, or where they start."""
         return bool(len(self._video_keys))

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import overload
 
-from onetake.core.order import Batch, EpochOrder, num_batches, worker_batches
+from onetake.core.batching import DealtOrder
+from onetake.core.order import Batch, EpochOrder, worker_batches
 from onetake.stream.compat import World
 
 __all__ = ["ClipRef", "WorkerClips", "WorkerFailure"]
@@ -54,21 +55,21 @@ class WorkerClips(Sequence[ClipRef]):
         world: this worker's place.
     """
 
-    def __init__(self, order: EpochOrder, first_sample: int, batch_size: int, drop_last: bool, world: World) -> None:
+    def __init__(
+        self, order: EpochOrder | DealtOrder, first_sample: int, batch_size: int, drop_last: bool, world: World
+    ) -> None:
         self._order = order
         self._first = first_sample
         self._batch_size = batch_size
         self._global_batch = batch_size * world.num_ranks
         self._rank, self._num_ranks = world.rank, world.num_ranks
-        left = max(len(order) - first_sample, 0)
-        total = num_batches(left, self._global_batch, drop_last)
+        total = order.num_batches(first_sample, self._global_batch, drop_last)
         self._batches = worker_batches(total, world.worker_of_rank, world.workers_per_rank)
         # Three threads of the host walk over the same batches, a predownload apart.
         self._share = lru_cache(maxsize=256)(self._compute_share)
 
     def _compute_share(self, batch: int) -> Batch:
-        start = self._first + batch * self._global_batch
-        return self._order.samples(start, start + self._global_batch, self._rank, self._num_ranks)
+        return self._order.batch(self._first, batch, self._global_batch, self._rank, self._num_ranks)
 
     def __len__(self) -> int:
         return len(self._batches) * self._batch_size
