@@ -160,8 +160,6 @@ def choose_lanes(
             stacklevel=3,
         )
     return lanes
-<<<<<<< HEAD
-=======
 
 
 def _check_shares(chosen: Sequence[int], slots: int) -> None:
@@ -172,19 +170,3 @@ def _check_shares(chosen: Sequence[int], slots: int) -> None:
             f"in each {slots} (the global batch, or num_canonical_lanes=), so that batches would lack it; raise "
             "batch_size=, or the stream's proportion="
         )
-
-
-def check_open_segments(limit: int, streams: Sequence[VideoStream], lanes: int, predownload: int) -> None:
-    """Raise CacheError for a limit below what a node holds open: a segment per lane, and those fetched ahead."""
-    sizes = [stream.max_segment_bytes(segment) for stream in streams for segment in stream.segments.tolist()]
-    open_segments = max(min(lanes + min(lanes, predownload), len(sizes)), 4)  # the host wants room for four
-    index_bytes = sum(stream.get_index_size() for stream in streams)
-    needed = open_segments * max(sizes) + index_bytes
-    if limit < needed:
-        raise CacheError(
-            f"cache_limit={limit:,} bytes is too small: {lanes} lanes and predownload={predownload} keep up to "
-            f"{open_segments} segments of up to {max(sizes):,} bytes open, with the index {needed:,} bytes; below "
-            "that, segments are fetched again and again. Raise cache_limit=, or lower num_canonical_lanes=, or index "
-            "with shorter segments"
-        )
->>>>>>> 33da368 (Make batches of streams in proportion, or of one stream each, under lanes)

@@ -177,11 +177,8 @@ class VideoDataset(CachedDataset):
         check_count("predownload", predownload, 0)
         if cache_limit is not None:
             cache_limit = check_cache_limit(cache_limit, streams)
-<<<<<<< HEAD
-        cache_limit = open_caches(streams, world, cache_limit, -(-lanes[0] * lanes[1] // world.num_nodes), predownload)
-=======
-            check_open_segments(cache_limit, streams, -(-lanes[0] * lanes[1] * times // world.num_nodes), predownload)
->>>>>>> 33da368 (Make batches of streams in proportion, or of one stream each, under lanes)
+        lanes_of_node = -(-lanes[0] * lanes[1] * times // world.num_nodes)
+        cache_limit = open_caches(streams, world, cache_limit, lanes_of_node, predownload)
         self.form = SampleForm(layout, clips_per_sample)
         self.transform = transform
         self.sample_transform = sample_transform

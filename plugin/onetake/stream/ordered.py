@@ -44,21 +44,13 @@ class OrderedDataset(HostDataset):
         )
         # Whether an epoch has clips of some stream more than once. Asked for every sample, so settled here.
         self.repeats = any(stream.num_chosen > stream.num_clips for stream in self.streams)
-<<<<<<< HEAD
-        videos, first = [], 0
-        for stream in self.streams:
-            videos.append(stream.index.video[stream.segments] + first)
-            first += len(stream.index.videos)
-        self._video_per_segment = np.concatenate(videos)
-        clips = np.concatenate([stream.layout.num_clips[stream.segments] for stream in self.streams])
-        self._clips_before_segment: Int64Array = np.concatenate([[0], np.cumsum(clips)])
-=======
         self._stream_per_segment = np.repeat(np.arange(len(self.streams)), [len(s.segments) for s in self.streams])
         self._video_per_segment = self._numbered([stream.index.video for stream in self.streams])
         self._group_per_segment = self._video_per_segment
         if self.shuffle_by == "shard":
             self._group_per_segment = self._numbered([stream.shard_of_segment for stream in self.streams])
->>>>>>> 33da368 (Make batches of streams in proportion, or of one stream each, under lanes)
+        clips = np.concatenate([stream.layout.num_clips[stream.segments] for stream in self.streams])
+        self._clips_before_segment: Int64Array = np.concatenate([[0], np.cumsum(clips)])
         # (epoch, first sample, slots, phases, 1 once a loader drives the dataset); workers of any start method see it.
         self._point = torch.tensor([0, 0, *lanes, 0], dtype=torch.int64).share_memory_()
 
