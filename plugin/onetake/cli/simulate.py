@@ -16,7 +16,7 @@ from onetake.core.errors import SpecError
 
 
 @click.command("simulate", epilog="Example: onetake simulate videos --nodes 2 --compare-lanes 512,2048 --plot l.png")
-@click.argument("index", type=click.Path(path_type=Path))
+@click.argument("index")
 @click.option("--nodes", default=1, show_default=True, help="Machines; each has a cache.")
 @click.option("--ranks", default=8, show_default=True, help="Ranks (GPUs) per node.")
 @click.option("--workers", default=4, show_default=True, help="Workers per rank; 0: the rank decodes itself.")
@@ -34,7 +34,7 @@ from onetake.core.errors import SpecError
 @click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw it, as a PNG.")
 def simulate_command(
-    index: Path,
+    index: str,
     nodes: int,
     ranks: int,
     workers: int,
@@ -55,9 +55,9 @@ def simulate_command(
     """Say what training on the videos of an index would be like in a world: how well its batches mix videos, how much
     is decoded in vain, and what it takes of network, disk and memory.
 
-    INDEX is the folder that `onetake index` wrote. No video is read. Opened decoders, segments and videos are exactly
-    those of a real epoch; frames decoded are an upper bound, since the index does not say which pictures others lean
-    on; bytes and memory are estimates.
+    INDEX is the folder or URL that `onetake index` wrote to. No video is read. Opened decoders, segments and videos are
+    exactly those of a real epoch; frames decoded are an upper bound, since the index does not say which pictures others
+    lean on; bytes and memory are estimates.
 
     A million clips take some seconds; of many more, --steps goes through a part. Each of its four blocks, spread over
     the epoch, counts as a run that is resumed at its first step and stopped after its last.
@@ -66,6 +66,7 @@ def simulate_command(
     from onetake.core.order import nearest_lanes
     from onetake.core.simulate import Simulation, simulate
     from onetake.core.simulate_clips import Clips, Cluster
+    from onetake.decode.index_source import index_folder
     from onetake.decode.store import read_index, read_keyframes
 
     for name, value in (("lanes", lanes), ("epochs", epochs), ("steps", steps)):
@@ -79,8 +80,10 @@ def simulate_command(
     cluster = Cluster(nodes, ranks, workers, batch_size, predownload)
     wanted = _lanes(lanes, compare_lanes)
     spec = clip_spec(clips)
-    found = read_index(index)
-    source = Clips(found, read_keyframes(index, found), spec, shuffle=shuffle, shuffle_by=shuffle_by, seed=seed)
+    with index_folder(index) as folder:
+        found = read_index(folder)
+        keyframes = read_keyframes(folder, found)
+    source = Clips(found, keyframes, spec, shuffle=shuffle, shuffle_by=shuffle_by, seed=seed)
     columns, drawn = [], []
     for count in wanted:
         pair = source.choose_lanes(cluster.global_batch, count)
@@ -94,7 +97,7 @@ def simulate_command(
 
         draw(columns, drawn, plot)
     summary = {
-        "index": str(index),
+        "index": index,
         "generation": found.generation,
         "videos": len(found.videos),
         "clips": spec.to_dict(),

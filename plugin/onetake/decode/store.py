@@ -74,10 +74,28 @@ def read_header(folder: Path) -> dict[str, Any]:
     """
     path = folder / HEADER
     try:
-        header = json.loads(path.read_bytes())
+        data = path.read_bytes()
     except FileNotFoundError:
-        raise IndexFileError(f"no index in {folder}: run `onetake index` on the videos' folder first") from None
-    except (OSError, ValueError, RecursionError) as error:
+        raise no_index(str(folder)) from None
+    except OSError as error:
+        raise IndexFileError(f"{path} cannot be read ({error}): run `onetake index` again") from None
+    return parse_header(data, str(path))
+
+
+def no_index(place: str) -> IndexFileError:
+    """The error for a place that holds none."""
+    return IndexFileError(f"no index in {place}: run `onetake index` on the videos' folder first")
+
+
+def parse_header(data: bytes, path: str) -> dict[str, Any]:
+    """The content of ``index.json``, of which ``path`` says where it is.
+
+    Raises:
+        IndexFileError: it is damaged, or of another version.
+    """
+    try:
+        header = json.loads(data)
+    except (ValueError, RecursionError) as error:
         raise IndexFileError(f"{path} cannot be read ({error}): run `onetake index` again") from None
     if not isinstance(header, dict) or header.get("format") != "onetake":
         raise IndexFileError(f"{path} is not an index of onetake: run `onetake index` into another folder (--out)")

@@ -7,7 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Entry", "Storage"]
+__all__ = ["Entry", "Storage", "StorageError"]
+
+
+class StorageError(OSError):
+    """A storage can't be asked, or breaks off, for a reason that may pass; what is wrong is not the local disk.
+    ``strerror`` says why, ``filename`` where."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,10 @@ class Storage(ABC):
     location: str
 
     @abstractmethod
+    def below(self, folder: str) -> Storage:
+        """The place that a folder of this one is."""
+
+    @abstractmethod
     def check(self) -> None:
         """See that the place is there.
 
@@ -63,7 +72,7 @@ class Storage(ABC):
 
         Raises:
             FileNotFoundError: there is no such file.
-            OSError: it can't be asked for; the text says why.
+            StorageError: it can't be asked for.
         """
 
     @abstractmethod
@@ -76,7 +85,7 @@ class Storage(ABC):
         Raises:
             FileNotFoundError: there is no such file.
             FileChangedError: it has another version, or was replaced while it was read.
-            OSError: it can't be read.
+            StorageError: it can't be read.
         """
 
     @abstractmethod
@@ -93,7 +102,8 @@ class Storage(ABC):
         Raises:
             FileNotFoundError: there is no such file.
             FileChangedError: it has another version, or was replaced while it was read.
-            OSError: it can't be read, or ``target`` can't be written.
+            StorageError: it can't be read.
+            OSError: ``target`` can't be written.
         """
 
     @abstractmethod

@@ -9,12 +9,13 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from copy import copy
 from enum import Enum, auto
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from onetake.core.errors import FileChangedError, OnetakeError, SourceError
-from onetake.storage.base import Entry, Storage
+from onetake.storage.base import Entry, Storage, StorageError
 
 __all__ = ["ATTEMPTS", "CHUNK", "CONNECTIONS", "Body", "BucketStorage", "Fault", "object_size", "widened"]
 
@@ -115,6 +116,12 @@ class BucketStorage(Storage):
         """What an error of the client means, and its reason in words that hold no secret; None if it is none."""
 
     # What a storage does.
+
+    def below(self, folder: str) -> BucketStorage:
+        other = copy(self)
+        other.location = f"{self.location.rstrip('/')}/{folder.strip('/')}"
+        other._prefix = f"{self._prefix}{folder.strip('/')}/"
+        return other
 
     def check(self) -> None:
         with self._explained():
@@ -223,7 +230,7 @@ class BucketStorage(Storage):
                 return FileChangedError(f"{place} was replaced since it was last looked at: start again")
             case Fault.BEYOND_END:
                 return _BeyondEndError()
-        return OSError(errno.EIO, reason, place)
+        return StorageError(errno.EIO, reason, place)
 
 
 class _BeyondEndError(OnetakeError):
@@ -234,12 +241,12 @@ def object_size(content_range: str | None, content_length: int, start: int) -> i
     """Bytes of the whole object, from the header of an answer to a request for a range from byte ``start`` on.
 
     Raises:
-        OSError: the server gave the whole object instead.
+        StorageError: the server gave the whole object instead.
     """
     if content_range is not None:
         return int(content_range.rpartition("/")[2])
     if start:
-        raise OSError(errno.EIO, "the server does not read ranges")
+        raise StorageError(errno.EIO, "the server does not read ranges")
     return content_length
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from stat import S_ISREG
 from typing import BinaryIO
 
 from onetake.core.errors import FileChangedError, SourceError
-from onetake.storage.base import Entry, Storage
+from onetake.storage.base import Entry, Storage, StorageError
 
 __all__ = ["LocalStorage"]
 
@@ -33,6 +34,9 @@ class LocalStorage(Storage):
     def root(self) -> Path:
         """The folder."""
         return self._root
+
+    def below(self, folder: str) -> LocalStorage:
+        return LocalStorage(self._root / folder)
 
     def check(self) -> None:
         if not self._root.is_dir():
@@ -61,11 +65,14 @@ class LocalStorage(Storage):
                 yield _entry(file, status)
 
     def stat(self, file: str) -> Entry:
-        return _entry(file, (self._root / file).stat())
+        with _reading():
+            return _entry(file, (self._root / file).stat())
 
     @contextmanager
     def _opened(self, file: str, version: str | None) -> Iterator[tuple[BinaryIO, Entry]]:
-        with (self._root / file).open("rb") as source:
+        with _reading():
+            source = (self._root / file).open("rb")
+        with source:
             before = _entry(file, os.fstat(source.fileno()))
             self._refuse_other(before, version)
             yield source, before
@@ -76,16 +83,19 @@ class LocalStorage(Storage):
             raise FileChangedError(f"{self._root / entry.file} was changed since it was last looked at: start again")
 
     def read(self, file: str, start: int, length: int, version: str | None = None) -> bytes:
-        with self._opened(file, version) as (source, _):
+        with self._opened(file, version) as (source, _), _reading():
             return os.pread(source.fileno(), length, start)
 
     def copy(self, file: str, start: int, length: int, target: Path, version: str | None = None) -> Entry:
         with self._opened(file, version) as (source, entry), target.open("wb") as sink:
-            source.seek(start)
-            left = length
-            while left and (chunk := source.read(min(left, _CHUNK))):
+            stop = start + length
+            while start < stop:
+                with _reading():
+                    chunk = os.pread(source.fileno(), min(stop - start, _CHUNK), start)
+                if not chunk:
+                    break
                 sink.write(chunk)
-                left -= len(chunk)
+                start += len(chunk)
         return entry
 
     def write(self, file: str, source: Path) -> None:
@@ -104,3 +114,14 @@ class LocalStorage(Storage):
 
 def _entry(file: str, status: os.stat_result) -> Entry:
     return Entry(file, status.st_size, str(status.st_mtime_ns))
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Tell what goes wrong with the file read from what does with the one written."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), error.filename) from None
+    except OSError as error:
+        raise StorageError(error.errno, error.strerror, error.filename) from None

@@ -29,9 +29,9 @@ logger = logging.getLogger(__name__)
 def refuse_nested(cache: Path, remote: str) -> None:
     """The cache is emptied by deleting files, so it must not hold the videos, nor lie among them."""
     storage = open_storage(remote)
-    storage.check()
     if storage.root is None:
         return
+    storage.check()
     cache, videos = cache.resolve(), storage.root.resolve()
     if cache == videos or cache in videos.parents or videos in cache.parents:
         raise CacheError(

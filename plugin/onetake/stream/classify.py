@@ -15,9 +15,8 @@ from torchvision.models import get_model, list_models, video
 
 from onetake.core.errors import ConfigError, VideoError
 from onetake.core.names import load_object, nearest
+from onetake.decode.index_source import index_folder
 from onetake.decode.store import read_index
-from onetake.storage.local import LocalStorage
-from onetake.storage.open import open_storage
 
 __all__ = ["ClipClassifier", "FolderLabels", "clip_loss"]
 
@@ -30,7 +29,7 @@ class FolderLabels:
     """A ``sample_transform``: adds "label" (int), the number of the folder in which the video lies.
 
     Args:
-        videos: folder (of the index) of videos that lie in a folder per class: the classes are those, sorted.
+        videos: folder or URL (of the index) of videos that lie in a folder per class: the classes are those, sorted.
         classes: the classes by name, in the order of their numbers; instead of ``videos``.
 
     Raises:
@@ -41,10 +40,8 @@ class FolderLabels:
         if (videos is None) == (classes is None):
             raise ConfigError("FolderLabels needs either videos= (a folder per class in it) or classes= (their names)")
         if videos is not None:
-            storage = open_storage(fspath(videos))
-            storage.check()
-            assert isinstance(storage, LocalStorage)
-            index = read_index(storage.root)
+            with index_folder(fspath(videos)) as folder:
+                index = read_index(folder)
             classes = sorted({_folder(video.video_id) for video in index.videos} - {""})
             if not classes:
                 raise ConfigError(f"no video in {fspath(videos)} lies in a folder of its class, as in class/video.mp4")

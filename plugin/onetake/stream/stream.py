@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 import tempfile
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from hashlib import blake2b
 from os import PathLike, fspath
 from pathlib import Path
@@ -20,23 +20,18 @@ from streaming.base.world import World
 
 from onetake.core.clips import ClipSpec
 from onetake.core.draw import draw_of_videos, video_keys
-from onetake.core.errors import CacheError, IndexFileError, SourceError, SpecError
+from onetake.core.errors import IndexFileError, SpecError
 from onetake.core.index import CONTAINER, PacketTable, Video
 from onetake.core.layout import Layout, Timeline
 from onetake.decode.colour import check_color_matrix
+from onetake.decode.index_source import IndexSource
 from onetake.decode.scale import FrameSize, check_frame_size
 from onetake.decode.segment import byte_range, most_bytes, run_table
 from onetake.decode.source import PacketSource, open_source
-from onetake.decode.store import (
-    INDEX_FILES,
-    read_header,
-    read_index,
-    read_keyframes,
-    read_table_bytes,
-)
+from onetake.decode.store import INDEX_FILES, read_index, read_keyframes
 from onetake.decode.validate import safe_path
-from onetake.storage.local import LocalStorage
-from onetake.storage.open import open_storage
+from onetake.storage.base import Storage, StorageError
+from onetake.storage.open import is_url, open_storage
 from onetake.stream.arguments import (
     check_stream_index,
     check_weights,
@@ -48,6 +43,7 @@ from onetake.stream.arguments import (
 )
 from onetake.stream.cache import ledger_bytes
 from onetake.stream.cached_index import copy_index
+from onetake.stream.fetch import check_video, fetch_segment, unreachable
 from onetake.stream.shard import VideoShard
 from onetake.stream.shared_cache import SharedCache
 
@@ -66,10 +62,10 @@ class VideoStream(Stream):
     ``remote``, segments are fetched into a folder of their own below ``local`` as they are needed.
 
     Args:
-        remote: where the videos are: a folder or a file:// URL. None: ``local`` has them.
+        remote: where the videos are: a folder, or a URL (s3://, gs://, az://, file://). None: ``local`` has them.
         local: the cache; without ``remote``, the videos' folder. None: a folder under the system's temporary one.
         split: a subfolder of both.
-        index: folder of the index, if it is not where the videos are.
+        index: folder or URL of the index, if it is not where the videos are.
         clips: which clips. None: the dataset's.
         frame_size: (height, width), scaled to cover and centre-cropped; an int, the short side; None, native.
             Left out: the dataset's.
@@ -109,11 +105,11 @@ class VideoStream(Stream):
             raise SpecError("VideoStream needs remote= (videos that are cached) or local= (videos read in place)")
         self.weights = check_weights(proportion=proportion, repeat=repeat, choose=choose)
         self.in_place = remote is None
+        if local is not None and is_url(fspath(local)):
+            raise SpecError(f"local={fspath(local)!r}: must be a folder of this machine; give a bucket as remote=")
         self.videos_location = fspath(remote if remote is not None else local)  # type: ignore[arg-type]
         self._index_location = None if index is None else fspath(index)
-        self._cache_root = (
-            Path(local if local is not None else Path(tempfile.gettempdir(), "onetake-cache")).expanduser().absolute()
-        )
+        self._cache_root = Path(local if local is not None else _temporary_folder("cache")).expanduser().absolute()
         if not self.in_place:
             refuse_nested(self._cache_root, self.videos_location)
         self.subfolder = split
@@ -124,7 +120,6 @@ class VideoStream(Stream):
         self.frame_size: FrameSize = None
         self.name = name if name is not None else split or ""
         super().__init__(
-            remote=None if self.in_place else self.videos_location,
             local=str(self._cache_root),
             proportion=proportion,
             repeat=repeat,
@@ -132,6 +127,8 @@ class VideoStream(Stream):
             download_retry=download_retry,
             download_timeout=download_timeout,
         )
+        # Not given to the host, which would make a downloader of its own for it.
+        self.remote = None if self.in_place else self.videos_location
 
     def apply_default(self, default: dict[str, Any]) -> None:
         """Take over what the dataset says and the stream does not; called by streaming."""
@@ -169,21 +166,23 @@ class VideoStream(Stream):
         self.frame_size = frame_size if self._frame_size == "dataset" else check_frame_size(self._frame_size)
         if self.subfolder is None:
             self.subfolder = split
-        videos = _folder(self.videos_location) / (self.subfolder or "")
-        self._videos = LocalStorage(videos)
-        self._index_source = videos if self._index_location is None else _folder(self._index_location)
-        header = read_header(self._index_source)
+        self._videos = _open(self.videos_location, self.subfolder)
+        self._source = IndexSource(self._videos if self._index_location is None else _open(self._index_location))
+        folder = self._source.storage.root
         if self.in_place:
             # Nothing is ever written there; the host wants every stream to have a folder of its own.
-            self.local = str(videos / f".onetake-{number}")
-            self.index = read_index(self._index_source)
-            self._check_files()
+            self.local = str(Path(self._videos.location, f".onetake-{number}"))
+            if folder is None:
+                folder = _temporary_folder("index") / self._source.generation
+                copy_index(self._source, folder, world)
         else:
-            self.local = str(self._cache_root / self._cache_name(header["generation"]))
-            copy_index(self._index_source, Path(self.local), header["generation"], world)
-            self.index = read_index(Path(self.local))
+            self.local = str(self._cache_root / self._cache_name(self._source.generation))
+            folder = Path(self.local)
+            copy_index(self._source, folder, world)
+        self.index = read_index(folder)
+        if self.in_place:
+            self._check_files()
         refuse_other_streams(self.index, self.stream_index, self.videos_location)
-        folder = self._index_source if self.in_place else Path(self.local)
         keyframes = read_keyframes(folder, self.index) if self.clips.align else None
         self.layout = Layout(self.clips, self.index, keyframes, self.clips_per_sample)
         self.segments: NDArray[np.int64] = np.flatnonzero(self.layout.num_clips)
@@ -249,21 +248,7 @@ class VideoStream(Stream):
     def _check_files(self) -> None:
         """In place, every video must be there as it was indexed."""
         for video in self.index.videos:
-            self._check_size(video)
-
-    def _check_size(self, video: Video) -> None:
-        try:
-            size = self._videos.stat(str(safe_path(video.file))).size
-        except FileNotFoundError:
-            raise SourceError(
-                f"video {video.video_id!r} is in the index, but not in {self._videos.root}: "
-                "put it back, or run `onetake index` again"
-            ) from None
-        if size != video.file_bytes:
-            raise SourceError(
-                f"video {video.video_id!r} in {self._videos.root} has {size} bytes, {video.file_bytes} when it was "
-                "indexed: it changed; run `onetake index` again"
-            )
+            check_video(self._videos, video)
 
     # What streaming asks of a stream.
 
@@ -305,40 +290,25 @@ class VideoStream(Stream):
         """
         if self.in_place or shard.bytes_on_disk():
             return 0
-        self._retrying(lambda: self._fetch(shard))
+        video = self.index.videos[self.index.video[shard.segment]]
+        self._retrying(lambda: fetch_segment(self._videos, video, self._read_run(shard.segment), shard), shard.segment)
         return shard.bytes_on_disk()
 
-    def _retrying(self, run: Callable[[], T]) -> T:
-        return retry(OSError, num_attempts=1 + self.download_retry)(run)()
-
-    def _fetch(self, shard: VideoShard) -> None:
-        video = self.index.videos[self.index.video[shard.segment]]
-        self._check_size(video)
-        table = self._run_table(shard.segment)
-        start, length = (0, video.file_bytes) if video.kind == CONTAINER else byte_range(table)
-        parts = [path.with_name(f".{path.name}.{os.getpid()}.part") for path in (shard.table_path, shard.path)]
-        header = len(table).to_bytes(8, "little") + start.to_bytes(8, "little")
+    def _retrying(self, run: Callable[[], T], segment: int) -> T:
+        """Do what needs the videos or their index, as often as is allowed."""
         try:
-            parts[0].write_bytes(header + table.to_bytes())
-            self._videos.copy(video.file, start, length, parts[1])
-        except OSError as error:
-            for part in parts:
-                part.unlink(missing_ok=True)
-            if isinstance(error, FileNotFoundError):
-                raise
-            raise CacheError(
-                f"segment {self.index.segment_name(shard.segment)} cannot be written to the cache "
-                f"{self.local} ({error.strerror}): make room, or lower cache_limit="
-            ) from error
-        if parts[1].stat().st_size != length:
-            raise SourceError(f"video {video.video_id!r} ended while it was fetched; run `onetake index` again")
-        parts[0].replace(shard.table_path)
-        parts[1].replace(shard.path)  # last: its presence says that the segment is whole
+            return retry(StorageError, num_attempts=1 + self.download_retry)(run)()
+        except StorageError as error:
+            raise unreachable(self._videos, self.index.videos[self.index.video[segment]], error) from None
 
-    def _run_table(self, segment: int) -> PacketTable:
+    def _read_run(self, segment: int) -> PacketTable:
         layout = self.layout
         stop_pts = int(layout.stop_pts[segment]) if layout.needs_timeline(segment) else None
-        return run_table(self.index, segment, int(layout.stop_frame[segment]), self._read_table, stop_pts)
+        read = partial(self._source.read_table, self.index)
+        return run_table(self.index, segment, int(layout.stop_frame[segment]), read, stop_pts)
+
+    def _run_table(self, segment: int) -> PacketTable:
+        return self._retrying(lambda: self._read_run(segment), segment)
 
     def timeline(self, segment: int) -> Timeline:
         """When the frames of a segment's clips are shown, from the index. Where its packets are at hand, those tell.
@@ -354,16 +324,9 @@ class VideoStream(Stream):
             self._timelines.popitem(last=False)
         return known
 
-    def _read_table(self, segment: int) -> PacketTable:
-        index = self.index
-        data = read_table_bytes(self._index_source, index, segment)
-        if read_header(self._index_source)["generation"] != index.generation:
-            raise IndexFileError(f"the index in {self._index_source} was rebuilt since this run opened it: start again")
-        return PacketTable.from_bytes(data, int(index.num_packets[segment]))
-
     def check_segment(self, shard: VideoShard) -> None:
         """Raise SourceError unless the segment's video is there, as it was indexed."""
-        self._check_size(self.index.videos[self.index.video[shard.segment]])
+        check_video(self._videos, self.index.videos[self.index.video[shard.segment]])
 
     # What the reader asks.
 
@@ -376,8 +339,8 @@ class VideoStream(Stream):
         """
         video = self.index.videos[self.index.video[segment]]
         if self.in_place:
-            self._check_size(video)
-            path = self._videos.root / safe_path(video.file)
+            check_video(self._videos, video)
+            path = Path(self._videos.location, safe_path(video.file))
             return video, open_source(video, self._run_table(segment), path)
         data = shard.table_path.read_bytes()
         num_packets, start = (int.from_bytes(data[at : at + 8], "little") for at in (0, 8))
@@ -392,8 +355,12 @@ class VideoStream(Stream):
         return video, open_source(video, table, shard.path, start)
 
 
-def _folder(location: str) -> Path:
+def _open(location: str, subfolder: str | None = None) -> Storage:
     storage = open_storage(location)
-    storage.check()
-    assert isinstance(storage, LocalStorage)
-    return storage.root
+    if storage.root is not None:
+        storage.check()  # a bucket tells as soon as it is read, also where it may not be listed
+    return storage.below(subfolder) if subfolder else storage
+
+
+def _temporary_folder(name: str) -> Path:
+    return Path(tempfile.gettempdir(), f"onetake-{name}")

@@ -1,0 +1,139 @@
+"""An index where it stands, in a folder or a bucket: its tables are copied whole, packet tables are read by range."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from onetake.core.errors import FileChangedError, IndexFileError, SourceError
+from onetake.core.index import PacketTable, VideoIndex
+from onetake.decode.store import HEADER, INDEX_FILES, PACKETS_BIN, no_index, parse_header
+from onetake.storage.base import Storage, StorageError
+from onetake.storage.open import open_storage
+
+__all__ = ["IndexSource", "index_folder"]
+
+_EVERYTHING = 1 << 60
+_CHANGES = 3  # of packets.bin while one table is read, after which it is given up
+
+
+class IndexSource:
+    """Reads an index that may be rebuilt meanwhile: what it gives is of one generation, or an error.
+
+    Args:
+        storage: where the index is.
+
+    Attributes:
+        generation: the index's, when this was made.
+
+    Raises:
+        IndexFileError: there is none, or it can't be used.
+        SourceError: the place can't be read.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self._header = self._read_header()
+        self.generation = self._generation_of(self._header)
+        self._tables_version: str | None = None
+
+    def _read_header(self) -> bytes:
+        try:
+            return self.storage.read_all(HEADER)
+        except FileNotFoundError:
+            raise no_index(self.storage.location) from None
+        except StorageError as error:
+            raise self._unreadable(error) from None
+
+    def _generation_of(self, header: bytes) -> str:
+        return str(parse_header(header, f"{self.storage.location}/{HEADER}").get("generation"))
+
+    def _unreadable(self, error: StorageError) -> SourceError:
+        return SourceError(f"the index in {self.storage.location} cannot be read ({error.strerror}): check the place")
+
+    def _rebuilt(self) -> IndexFileError:
+        return IndexFileError(f"the index in {self.storage.location} was rebuilt since this run opened it: start again")
+
+    def copy_tables(self, folder: Path) -> None:
+        """Bring all but the packet tables into a folder of this machine, which has none yet, or of this generation.
+
+        Raises:
+            IndexFileError: it was rebuilt since.
+            SourceError: the place can't be read.
+            OSError: the folder can't be written.
+        """
+        names = [name for name in INDEX_FILES if name not in (PACKETS_BIN, HEADER) and not (folder / name).exists()]
+        for name in names:
+            part = folder / f".{name}.part"
+            try:
+                self.storage.copy(name, 0, _EVERYTHING, part)
+            except FileNotFoundError:  # not every index has all; those that must be there are missed by its reader
+                part.unlink(missing_ok=True)
+            except StorageError as error:
+                part.unlink(missing_ok=True)
+                raise self._unreadable(error) from None
+            else:
+                part.replace(folder / name)
+        if self._generation_of(self._read_header()) != self.generation:
+            for name in names:
+                (folder / name).unlink(missing_ok=True)
+            raise self._rebuilt()
+        part = folder / f".{HEADER}.part"
+        part.write_bytes(self._header)
+        part.replace(folder / HEADER)  # last: its presence says that all are there
+
+    def read_table(self, index: VideoIndex, segment: int) -> PacketTable:
+        """One segment's packet table, in one request. ``index`` is this one, read.
+
+        Raises:
+            IndexFileError: it was rebuilt since, or is damaged.
+            StorageError: the place can't be read.
+        """
+        offset, length = int(index.table_offset[segment]), int(index.table_length[segment])
+        for _ in range(_CHANGES):
+            try:
+                data = self.storage.read(PACKETS_BIN, offset, length, self._version_of_tables())
+            except FileChangedError:
+                self._tables_version = None
+            except FileNotFoundError as error:
+                raise IndexFileError(
+                    f"{self.storage.location}/{PACKETS_BIN} cannot be read ({error.strerror}): "
+                    "run `onetake index` again"
+                ) from None
+            else:
+                if len(data) < length:
+                    raise IndexFileError(f"{PACKETS_BIN} is damaged (cut off): run `onetake index` again")
+                return PacketTable.from_bytes(data, int(index.num_packets[segment]))
+        raise self._rebuilt()
+
+    def _version_of_tables(self) -> str:
+        """Which version of packets.bin is of this generation; the header is written after it, and removed before."""
+        if self._tables_version is None:
+            version = self.storage.stat(PACKETS_BIN).version
+            try:
+                now = self._generation_of(self._read_header())
+            except IndexFileError:
+                now = ""
+            if now != self.generation:
+                raise self._rebuilt()
+            self._tables_version = version
+        return self._tables_version
+
+
+@contextmanager
+def index_folder(location: str) -> Iterator[Path]:
+    """A folder that holds the tables of the index at ``location``: that itself, or a copy for as long as it is open.
+
+    Raises:
+        IndexFileError: there is none, or it can't be used.
+        SourceError: the place can't be read.
+    """
+    storage = open_storage(location)
+    if storage.root is not None:
+        yield storage.root
+        return
+    with TemporaryDirectory(prefix="onetake-index-") as name:
+        IndexSource(storage).copy_tables(Path(name))
+        yield Path(name)
