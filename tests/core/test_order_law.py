@@ -300,6 +300,31 @@ def test_a_nodes_share_is_one_stretch_and_nodes_share_a_run_only_where_it_is_cut
     assert readers.tolist() == [1 + number for number in inside]
 
 
+@law
+@given(
+    st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=5), min_size=1, max_size=12), worlds, st.integers(0, 9)
+)
+def test_nodes_share_a_shard_only_where_their_stretches_are_cut(shards, world, epoch):
+    counts = np.array([clips for shard in shards for clips in shard], np.int64)
+    shard = np.repeat(np.arange(len(shards)), list(map(len, shards)))
+    runs = draw_runs(counts, [len(counts)], [int(counts.sum())], 17, epoch)
+    whole = EpochOrder(runs, world.batch, 2, order=run_order(shard[runs.segment], True, "shard", 17, epoch))
+    if len(whole) < whole.lanes.count:
+        return  # a repeat may be of any lane
+    starts, ends = whole.lanes.starts(), np.cumsum(counts)
+    of_seq = shard[np.searchsorted(ends, whole.clip_ids(np.arange(len(whole))), side="right")]
+    owner = np.zeros(len(whole), np.int64)
+    for node, kept in enumerate(lanes_of_nodes(whole.lanes, world)):
+        own = np.flatnonzero(kept)
+        owner[starts[own[0]] : starts[own[-1] + 1]] = node
+    cuts = np.flatnonzero(np.diff(owner))
+    for number in range(len(shards)):
+        places = np.flatnonzero(of_seq == number)
+        assert places.tolist() == list(range(places[0], places[-1] + 1))
+        inside = np.count_nonzero((cuts >= places[0]) & (cuts < places[-1]))
+        assert len(set(owner[places].tolist())) == 1 + inside
+
+
 def test_what_an_order_takes_follows_segments_never_clips():
     counts = np.full(1000, 10**9)
     runs = draw_runs(counts, [1000], [10**12], 17, 0)

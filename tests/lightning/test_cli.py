@@ -135,7 +135,7 @@ def test_print_config_shows_the_arguments_of_the_dataset(command, capsys):
         "jitter": False,
     }
     assert clips == dict.fromkeys(("hop", "fps", "hop_seconds", "clips_per_video", "align"))
-    assert (data["frame_size"], data["layout"], data["shuffle_by"]) == ([32, 32], "TCHW", "segment")
+    assert (data["frame_size"], data["layout"], data["shuffle_by"]) == ([32, 32], "TCHW", None)
 
 
 def test_an_unknown_argument_is_refused(command, capsys):

@@ -213,6 +213,8 @@ REFUSED = [
     ({"batch_size": 0}, "batch_size=0"),
     ({"shuffle_by": "frame"}, "must be one of 'segment', 'video', 'shard'"),
     ({"num_canonical_lanes": 0}, "num_canonical_lanes=0"),
+    ({"replication": 2}, "replication=2: must divide the number of ranks, 1"),
+    ({"replication": 0}, "replication=0: must be a whole number, at least 1"),
     ({"resume": "maybe"}, "must be one of 'strict', 'continue'"),
     ({"shuffle_algo": "py1e"}, "use shuffle_by="),
     ({"num_canonical_nodes": 2}, "use num_canonical_lanes="),

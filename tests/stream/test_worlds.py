@@ -35,6 +35,7 @@ class Job:
         resume: the state to go on from, a file in the run's folder; None: the beginning.
         batches: stop after so many; None: at the epoch's end.
         save: where to leave the state then.
+        replication: ranks that are given the same.
     """
 
     workers: int
@@ -42,11 +43,13 @@ class Job:
     resume: str | None = None
     batches: int | None = None
     save: str | None = None
+    replication: int | None = None
 
 
 def run_job(folder: Path, root: Path, job: Job, rank: int = 0, ranks: int = 1) -> dict[str, Any]:
     """What a rank is given, batch by batch, and its counters."""
-    loader = make_loader(folder, job.workers, batch_size=job.global_batch // ranks)
+    size = job.global_batch * (job.replication or 1) // ranks
+    loader = make_loader(folder, job.workers, batch_size=size, replication=job.replication)
     if job.resume:
         loader.load_state_dict(json.loads((root / job.resume).read_text()))
     running = iter(loader)
@@ -72,6 +75,7 @@ def run_ranks(folder: Path, root: Path, jobs: Sequence[Job]) -> list[dict[str, A
     return [
         {
             "batches": [together(parts) for parts in zip(*(part["batches"] for part in parts), strict=True)],
+            "ranks": [[together([batch]) for batch in part["batches"]] for part in parts],
             "parts": [[len(batch) for batch in part["batches"]] for part in parts],
             "opens": sum(part["opens"] for part in parts),
         }
@@ -99,17 +103,26 @@ def test_workers_of_one_rank_give_the_same_batches(numbered, epoch, workers):
 
 @pytest.fixture(scope="module")
 def two_ranks(numbered, tmp_path_factory):
-    """A whole epoch of two ranks with two workers, and one that they leave; its folder."""
+    """A whole epoch of two ranks with two workers, one that they leave, and one that replicas leave; its folder."""
     root = tmp_path_factory.mktemp("two")
-    return root, run_ranks(numbered, root, [Job(2), Job(2, batches=5, save="first.json")])
+    left = [Job(2, batches=5, save="first.json"), Job(1, batches=5, save="replicated.json", replication=2)]
+    return root, run_ranks(numbered, root, [Job(2), *left])
 
 
 def test_two_ranks_with_workers_give_the_same_batches(epoch, two_ranks):
-    _, (whole, left) = two_ranks
+    _, (whole, left, _) = two_ranks
     assert whole["batches"] == epoch
     assert left["batches"] == epoch[:5]
     for part in whole["parts"]:  # what is left out are pads
         assert part[:-1] == [GLOBAL_BATCH // RANKS] * (len(epoch) - 1)
+
+
+def test_replicas_are_given_the_same_and_stand_where_one_rank_would(numbered, epoch, two_ranks):
+    root, (_, _, replicated) = two_ranks
+    assert replicated["ranks"] == [epoch[:5], epoch[:5]]
+    first, second = (json.loads((root / name).read_text()) for name in ("first.json", "replicated.json"))
+    assert first["onetake"] == second["onetake"]
+    assert first["sample_in_epoch"] == second["sample_in_epoch"] == 5 * GLOBAL_BATCH
 
 
 def test_worlds_change_in_mid_video_twice_in_a_row(numbered, epoch, two_ranks):
@@ -143,11 +156,11 @@ def runs_read(dataset: Any, samples: int) -> set[tuple[int, int]]:
 
 
 def test_ranks_and_workers_open_what_lanes_read_and_nothing_twice(numbered, two_ranks):
-    _, (_, left) = two_ranks
+    _, (_, left, _) = two_ranks
     dataset = make_loader(numbered).dataset
     runs = len(runs_read(dataset, 5 * GLOBAL_BATCH))
     assert left["opens"] >= runs  # workers are some batches in front
-    _, (whole, _) = two_ranks
+    _, (whole, _, _) = two_ranks
     pads = -dataset.num_clips % GLOBAL_BATCH
     every = len(runs_read(dataset, dataset.num_clips))
     assert every <= whole["opens"] <= every + pads

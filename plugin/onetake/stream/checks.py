@@ -24,6 +24,8 @@ __all__ = [
     "check_count",
     "check_full_batch",
     "check_host_arguments",
+    "check_replication",
+    "choose_groups",
     "choose_lanes",
     "refuse_replaced",
     "weigh_streams",
@@ -102,6 +104,23 @@ def check_cache_limit(limit: int | str, streams: Sequence[VideoStream]) -> int:
     if count <= 0:
         raise CacheError(f'cache_limit={limit!r}: must be a number of bytes, or a text such as "100gb"')
     return count
+
+
+def check_replication(replication: object, num_ranks: int) -> int:
+    """How many ranks read the same clips; SpecError unless that divides the ranks there are."""
+    if replication is None:
+        return 1
+    check_count("replication", replication)
+    assert isinstance(replication, int)
+    if num_ranks % replication:
+        raise SpecError(f"replication={replication}: must divide the number of ranks, {num_ranks}")
+    return replication
+
+
+def choose_groups(streams: Sequence[VideoStream]) -> str:
+    """What is shuffled, unless the user says so: shards where any of them holds several segments."""
+    shards = [stream.shard_of_segment for stream in streams]
+    return "shard" if any(int(own[-1]) + 1 < len(own) for own in shards) else "segment"
 
 
 def weigh_streams(streams: Sequence[VideoStream], epoch_size: int | str | None, seed: int) -> None:

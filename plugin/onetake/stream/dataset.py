@@ -30,6 +30,8 @@ from onetake.stream.checks import (
     check_count,
     check_full_batch,
     check_host_arguments,
+    check_replication,
+    choose_groups,
     choose_lanes,
     weigh_streams,
 )
@@ -88,7 +90,8 @@ class VideoDataset(CachedDataset):
         batch_size: samples per batch and rank.
         shuffle: False gives the order of the index.
         shuffle_seed: seeds the order and the samples' transforms.
-        shuffle_by: "segment" or "video" (each drained before the next); "shard" is "segment" for videos in place.
+        shuffle_by: "segment", "video" (each drained before the next), or "shard" (of a pack: its segments are shuffled
+            among themselves). None: "shard" for packs, "segment" for videos in place, where the two are the same.
         num_canonical_lanes: L, how many streams of clips are read side by side in all (see ``core.order``).
             None: the global batch size, times up to 8.
         drop_last: leave out the epoch's last, incomplete global batch instead of filling it with repeats.
@@ -129,7 +132,7 @@ class VideoDataset(CachedDataset):
         batch_size: int = 8,
         shuffle: bool = True,
         shuffle_seed: int = 17,
-        shuffle_by: str = "segment",
+        shuffle_by: str | None = None,
         num_canonical_lanes: int | None = None,
         drop_last: bool = False,
         predownload: int | None = None,
@@ -143,7 +146,8 @@ class VideoDataset(CachedDataset):
         check_host_arguments(kwargs, VideoDataset)
         check_choice("layout", layout, LAYOUTS)
         check_clips_per_sample(clips_per_sample, max_memory)
-        check_choice("shuffle_by", shuffle_by, SHUFFLE_GROUPS)
+        if shuffle_by is not None:
+            check_choice("shuffle_by", shuffle_by, SHUFFLE_GROUPS)
         check_choice("on_error", on_error, ON_ERROR)
         check_bad_fraction(max_bad_fraction)
         check_choice("resume", resume, ("strict", "continue"))
@@ -165,7 +169,7 @@ class VideoDataset(CachedDataset):
         if len({stream.local for stream in streams}) < len(streams):
             raise SpecError("two of the streams= have the same remote=, local= and clips=: leave one out")
         weigh_streams(streams, kwargs.get("epoch_size"), shuffle_seed)
-        replication = kwargs.get("replication") or 1
+        replication = check_replication(kwargs.get("replication"), world.num_ranks)
         global_batch = batch_size * world.num_ranks // replication
         method = kwargs.get("batching_method", "random")
         if drop_last:
@@ -177,12 +181,13 @@ class VideoDataset(CachedDataset):
         check_count("predownload", predownload, 0)
         if cache_limit is not None:
             cache_limit = check_cache_limit(cache_limit, streams)
-        lanes_of_node = -(-lanes[0] * lanes[1] * times // world.num_nodes)
+        ranks_of_node = max(world.ranks_per_node, replication)  # that read different lanes, and those again
+        lanes_of_node = -(-lanes[0] * lanes[1] * times * ranks_of_node // world.num_ranks)
         cache_limit = open_caches(streams, world, cache_limit, lanes_of_node, predownload)
         self.form = SampleForm(layout, clips_per_sample)
         self.transform = transform
         self.sample_transform = sample_transform
-        self.shuffle_by = shuffle_by
+        self.shuffle_by = shuffle_by or choose_groups(streams)
         self.drop_last = drop_last
         self.resume = resume
         self._damage = Damage(on_error, max_bad_fraction, sum(len(stream.index.videos) for stream in streams))

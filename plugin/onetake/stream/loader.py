@@ -85,7 +85,7 @@ class VideoLoader(HostLoader):
         self._epoch, self._first_sample = self.dataset.begin_epoch()
         self._batches_in_epoch = 0
         advice = self.dataset.lanes_advice(self.num_workers)
-        if advice and not self._advised and self.dataset.rank_world.is_leader:
+        if advice and not self._advised and self.dataset.node_world.is_leader:
             warnings.warn(advice, stacklevel=2)
             self._advised = True
         self._started = True
