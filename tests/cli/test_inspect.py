@@ -248,3 +248,30 @@ def test_packs_are_inspected_and_checked(numbered, tmp_path):
     assert result.exit_code == 1
     assert "not as indexed: 1 of 1 files" in result.stderr
     assert shard.name in result.stdout
+
+
+def test_a_bucket_is_inspected_like_a_folder(numbered, s3, s3_client, tmp_path):
+    source = s3(numbered)
+    options = ("--check", "--sheet", tmp_path / "sheet.png", "--count", 2, *CLIPS)
+    there = inspected(source, *options, "--measure", 3)
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    here = inspected(numbered, *options)
+    below_heading = (slice(40, None), slice(0, 600))
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "sheet.png"))[below_heading], sheet[below_heading])
+    assert there.pop("measured")["at_random"]["clips"] == 3
+    for told, place in ((here, str(numbered)), (there, source)):
+        assert told.pop("source") == told.pop("index") == place
+    assert there["check"].pop("other_version") == 7
+    assert here["check"].pop("other_version") == 0
+    assert there == here
+    s3_client.delete_object(Bucket=source.removeprefix("s3://"), Key="a.mp4")
+    result = invoke(source, "--index", numbered, "--check", "--json")
+    assert result.exit_code == 1
+    assert [(file["file"], file["reason"]) for file in json.loads(result.stdout)["check"]["wrong"]] == [
+        ("a.mp4", "is missing")
+    ]
+
+
+def test_places_that_are_not_there(s3):
+    assert "no index in s3://" in refusal(s3())
+    assert "there is no bucket 'no-such-bucket'" in refusal("s3://no-such-bucket/videos")

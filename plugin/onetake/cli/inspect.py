@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,16 +11,19 @@ import click
 
 from onetake.cli.clip_options import clip_options, clip_spec
 from onetake.cli.console import byte_bar, require_folder
-from onetake.core.errors import SourceError, SpecError
+from onetake.core.errors import IndexFileError, SourceError, SpecError
 
 if TYPE_CHECKING:
-    from onetake.core.index import VideoIndex
+    from onetake.core.index import PacketTable, VideoIndex
+    from onetake.decode.index_source import IndexSource
+    from onetake.decode.pack_index import PackedShards
     from onetake.decode.verify import Verification
+    from onetake.storage.base import Storage
 
 
 @click.command("inspect", epilog="Example: onetake inspect videos --num-frames 16 --stride 4 --sheet clips.png")
 @click.argument("source")
-@click.option("--index", help="Folder of the index.  [default: SOURCE]")
+@click.option("--index", help="Folder or URL of the index.  [default: SOURCE]")
 @clip_options
 @click.option("--sheet", type=click.Path(path_type=Path, dir_okay=False), help="Draw random clips, as a PNG.")
 @click.option("--count", default=8, show_default=True, help="With --sheet: how many clips.")
@@ -42,11 +44,15 @@ def inspect_command(
 ) -> None:
     """Say what the dataset in SOURCE holds, which clips it gives, and what decoding one takes.
 
-    SOURCE is the folder of the videos. All is told from their index, unless an option asks for more. Frames decoded are
-    an upper bound, since the index does not say which pictures others lean on; --measure counts them.
+    SOURCE is the folder or URL of the videos, or of a pack. All is told from their index, unless an option asks for
+    more. Frames decoded are an upper bound, since the index does not say which pictures others lean on; --measure
+    counts them.
     """
     from onetake.core.summary import summarise, summarise_clips
-    from onetake.decode.store import read_index, read_keyframes
+    from onetake.decode.index_source import IndexSource, index_folder
+    from onetake.decode.pack_index import read_shards
+    from onetake.decode.store import read_header, read_index, read_keyframes
+    from onetake.storage.open import open_storage
 
     for name, value, lowest in (("count", count, 1), ("measure", measure, 1), ("seed", seed, 0)):
         if value is not None and value < lowest:
@@ -55,9 +61,10 @@ def inspect_command(
         require_folder("--sheet", sheet)
     spec = clip_spec(clips)
     place = _index_place(source) if index is None else index
-    folder = Path(place)
-    found = read_index(folder)
-    keyframes = read_keyframes(folder, found)
+    with index_folder(place) as folder:
+        header, found = read_header(folder), read_index(folder)
+        keyframes = read_keyframes(folder, found)
+        shards = read_shards(folder, found, header) if "pack" in header else None
     summary: dict[str, Any] = {
         "source": source,
         "index": place,
@@ -69,12 +76,12 @@ def inspect_command(
         from onetake.cli.inspect_clips import draw_clips, measure_clips
 
         if sheet is not None:
-            summary["sheet"] = draw_clips(source, place, spec, count, seed, sheet)
+            summary["sheet"] = draw_clips(source, index, spec, count, seed, sheet)
         if measure is not None:
-            summary["measured"] = asdict(measure_clips(source, place, spec, measure, seed))
+            summary["measured"] = asdict(measure_clips(source, index, spec, measure, seed))
     wrong = 0
     if check:
-        verification = _verify(source, folder, found)
+        verification = _verify(open_storage(source), IndexSource(open_storage(place)), found, shards)
         summary["check"], wrong = asdict(verification), len(verification.wrong)
     if as_json:
         click.echo(json.dumps(summary, indent=2))
@@ -92,26 +99,29 @@ def _index_place(source: str) -> str:
     """Where the index of ``source`` is, if nothing else is said: in the same place, or below it if that is a pack."""
     from onetake.decode.pack_index import INDEX_FOLDER
     from onetake.decode.store import HEADER
+    from onetake.storage.base import StorageError
     from onetake.storage.open import open_storage
 
     try:
         open_storage(source).stat(f"{INDEX_FOLDER}/{HEADER}")
-    except FileNotFoundError:
+    except (FileNotFoundError, StorageError):
         return source
     return f"{source.rstrip('/')}/{INDEX_FOLDER}"
 
 
-def _verify(source: str, folder: Path, index: VideoIndex) -> Verification:
-    from onetake.decode.pack_index import read_shards
-    from onetake.decode.store import read_header, read_table
+def _verify(files: Storage, tables: IndexSource, index: VideoIndex, shards: PackedShards | None) -> Verification:
     from onetake.decode.verify import verify_files
     from onetake.decode.verify_pack import verify_pack
-    from onetake.storage.open import open_storage
+    from onetake.storage.base import StorageError
 
-    files, header = open_storage(source), read_header(folder)
+    def read(segment: int) -> PacketTable:
+        try:
+            return tables.read_table(index, segment)
+        except StorageError as error:
+            raise IndexFileError(f"the index in {tables.storage.location} cannot be read ({error.strerror})") from None
+
     files.check()
-    read = partial(read_table, folder, index)
     with byte_bar("comparing") as progress:
-        if "pack" in header:
-            return verify_pack(index, read_shards(folder, index, header), read, files, progress=progress)
+        if shards is not None:
+            return verify_pack(index, shards, read, files, progress=progress)
         return verify_files(index, read, files, progress=progress)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from onetake.cli.contact_sheet import SheetRow, draw_sheet
 from onetake.core.clips import ClipSpec
 from onetake.core.errors import VideoError
+from onetake.storage.open import open_storage
 from onetake.stream.dataset import VideoDataset
 from onetake.stream.measure import Measured, measure, sample_clips
 
@@ -22,7 +24,9 @@ _PICTURE = 120  # pixels of the short side
 _COLUMNS = 8  # frames of a clip that are drawn
 
 
-def draw_clips(source: str, index: str, spec: ClipSpec, count: int, seed: int, out: Path) -> list[dict[str, Any]]:
+def draw_clips(
+    source: str, index: str | None, spec: ClipSpec, count: int, seed: int, out: Path
+) -> list[dict[str, Any]]:
     """Draw random clips as a PNG; what it shows, a dict for each."""
     rows, shown = [], []
     with _opened(source, index, clips=spec, frame_size=_PICTURE) as dataset:
@@ -50,7 +54,7 @@ def _row(clip: int, sample: dict[str, Any]) -> tuple[SheetRow, dict[str, Any]]:
     return row, about
 
 
-def measure_clips(source: str, index: str, spec: ClipSpec, count: int, seed: int) -> Measured:
+def measure_clips(source: str, index: str | None, spec: ClipSpec, count: int, seed: int) -> Measured:
     """What clips scaled to 256 x 256 take on this machine."""
     bearing = {"on_error": "substitute", "max_bad_fraction": 1.0}
     with _opened(source, index, clips=spec, shuffle_seed=seed, **bearing) as dataset:
@@ -58,12 +62,18 @@ def measure_clips(source: str, index: str, spec: ClipSpec, count: int, seed: int
 
 
 @contextmanager
-def _opened(source: str, index: str, **arguments: Any) -> Iterator[VideoDataset]:
-    """A dataset with one lane. It logs nothing of short videos and HDR: the tables tell of them."""
+def _opened(source: str, index: str | None, **arguments: Any) -> Iterator[VideoDataset]:
+    """A dataset with one lane, in place or with a cache of its own. It logs nothing of short videos and HDR: the tables
+    tell of them."""
     logger = logging.getLogger("onetake")
     level = logger.level
     logger.setLevel(logging.ERROR)
+    arguments |= {"index": index, "batch_size": 1, "num_canonical_lanes": 1, "predownload": 0}
     try:
-        yield VideoDataset(local=source, index=index, batch_size=1, num_canonical_lanes=1, **arguments)
+        if open_storage(source).root is not None:
+            yield VideoDataset(local=source, **arguments)
+            return
+        with TemporaryDirectory(prefix="onetake-inspect-") as cache:
+            yield VideoDataset(remote=source, local=cache, **arguments)
     finally:
         logger.setLevel(level)
