@@ -87,3 +87,21 @@ def test_high_dynamic_range_is_told(tmp_path):
     assert json.loads(run(tmp_path, "--json").stdout)["hdr"] == {"PQ": 1}
     video = read_index(tmp_path).videos[0]
     assert (video.transfer, video.color_matrix, video.color_range) == ("PQ", "bt2020", "limited")
+
+
+def test_a_manifest(tmp_path):
+    (tmp_path / "videos").mkdir()
+    write_numbered_video(tmp_path / "videos" / "a.mp4", 60, gop=20)
+    write_numbered_video(tmp_path / "videos" / "b.mp4", 60, gop=20)
+    (tmp_path / "list.csv").write_text("path,start_frame,subset\na.mp4,0,x\nb.mp4,60,y\nb.mp4,70,y\n")
+    options = "--root", tmp_path / "videos", "--out", tmp_path / "index"
+    summary = json.loads(run(tmp_path / "list.csv", *options, "--split-by", "subset", "--json").stdout)
+    assert (summary["videos"], summary["spans"], summary["splits"]) == (2, 1, {"x": 1, "y": 1})
+    reason = "a span begins where the video has ended: left out (list.csv, line {})"
+    assert summary["refused"] == {"b.mp4": f"{reason.format(3)}; {reason.format(4)}"}
+    result = run(tmp_path / "list.csv", *options, "--split", "val=0.5", "--split", "test=0.4")
+    assert "splits" in result.stdout
+    for option, words in (("val", "give NAME=SHARE"), ("val=2", "must be between 0 and 1")):
+        result = run(tmp_path / "list.csv", *options, "--split", option)
+        assert result.exit_code != 0
+        assert words in result.stderr

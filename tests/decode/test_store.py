@@ -72,9 +72,9 @@ HEADERS = {
     "empty": (b"", "index.json cannot be read (", AGAIN),
     "of streaming": (b'{"version": 2, "shards": []}', "index.json is not an index of onetake", "(--out)"),
     "a list": (b"[]", "index.json is not an index of onetake", "(--out)"),
-    "newer": (b'{"format": "onetake", "version": 99}', "has version 99, this onetake reads version 3", AGAIN),
-    "no version": (b'{"format": "onetake"}', "has version None, this onetake reads version 3", AGAIN),
-    "no generation": (b'{"format": "onetake", "version": 3}', "is damaged ('generation')", AGAIN),
+    "newer": (b'{"format": "onetake", "version": 99}', "has version 99, this onetake reads version 4", AGAIN),
+    "no version": (b'{"format": "onetake"}', "has version None, this onetake reads version 4", AGAIN),
+    "no generation": (b'{"format": "onetake", "version": 4}', "is damaged ('generation')", AGAIN),
 }
 
 

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from itertools import groupby
+from operator import attrgetter
 
 import click
 
 
 @click.command("index")
 @click.argument("source")
-@click.option("--out", help="Folder or URL for the index.  [default: SOURCE, where that is a folder]")
+@click.option("--out", help="Folder or URL for the index.  [default: where the videos are, if that is a folder]")
+@click.option("--root", help="Folder below which the files of a manifest are.  [default: the manifest's]")
+@click.option(
+    "--split",
+    multiple=True,
+    metavar="NAME=SHARE",
+    help='A split and its share of the videos, such as val=0.02, chosen by hash; what is left is "train". Repeatable.',
+)
+@click.option(
+    "--split-by",
+    metavar="COLUMN",
+    help="Column of the manifest that names each video's split; with --split, videos of one value stay together.",
+)
 @click.option(
     "--segment-seconds",
     default=60.0,
@@ -38,6 +52,9 @@ import click
 def index_command(
     source: str,
     out: str | None,
+    root: str | None,
+    split: tuple[str, ...],
+    split_by: str | None,
     segment_seconds: float,
     stream_index: int | None,
     verify: bool,
@@ -45,7 +62,10 @@ def index_command(
     engine: str,
     as_json: bool,
 ) -> None:
-    """Index the videos in SOURCE, a folder or a URL, where they are, so that they can be trained on.
+    """Index the videos in SOURCE where they are, so that they can be trained on.
+
+    SOURCE is a folder or a URL; or a manifest: a .csv, .jsonl or .parquet file with a column "path" and metadata of the
+    videos in any others, or of spans of them (start_seconds and stop_seconds, or start_frame and stop_frame).
 
     No video is changed or kept. Files that can't be used are listed with the reason. Run it again after adding
     videos, or when it was interrupted: what did not change is taken from the index that is there, unless all is to be
@@ -91,6 +111,9 @@ def index_command(
         report = index_videos(
             source,
             out,
+            root=root,
+            split=_shares(split),
+            split_by=split_by,
             segment_seconds=segment_seconds,
             stream_index=stream_index,
             verify=verify,
@@ -115,13 +138,29 @@ def index_command(
         "kinds": dict(Counter(video.kind for video in index.videos)),
         "codecs": dict(Counter(video.codec for video in index.videos)),
         "hdr": dict(Counter(video.transfer for video in index.videos if video.transfer)),
+        "splits": report.splits,
+        "spans": report.spans,
         "damaged": report.damaged,
-        "refused": {refusal.file: refusal.reason for refusal in report.refused},
+        "refused": {
+            file: "; ".join(refusal.reason for refusal in refusals)
+            for file, refusals in groupby(report.refused, attrgetter("file"))
+        },
     }
     if as_json:
         click.echo(json.dumps(summary, indent=2))
     else:
         _print(summary)
+
+
+def _shares(given: tuple[str, ...]) -> dict[str, float]:
+    shares = {}
+    for text in given:
+        name, _, share = text.partition("=")
+        try:
+            shares[name] = float(share)
+        except ValueError:
+            raise click.BadParameter(f"{text!r}: give NAME=SHARE, such as val=0.02", param_hint="--split") from None
+    return shares
 
 
 def _print(summary: dict[str, object]) -> None:

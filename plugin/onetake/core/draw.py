@@ -178,7 +178,12 @@ class Runs:
 
 
 def draw_runs(
-    clips_per_segment: Int64Array, segments_per_stream: Sequence[int], choose: Sequence[int], seed: int, epoch: int
+    clips_per_segment: Int64Array,
+    segments_per_stream: Sequence[int],
+    choose: Sequence[int],
+    seed: int,
+    epoch: int,
+    first_clips: Int64Array | None = None,
 ) -> Runs:
     """What an epoch reads, in the order of the index, one stream after the other.
 
@@ -189,6 +194,7 @@ def draw_runs(
         choose: how many clips the epoch takes of each stream.
         seed: the shuffle seed.
         epoch: the epoch, from 0: the remainder is another in each.
+        first_clips: int64 [S], the ordinal of each segment's first clip. None: they are counted without a gap.
     """
     filled = np.flatnonzero(clips_per_segment)
     stops = np.searchsorted(filled, np.cumsum([0, *segments_per_stream])).tolist()
@@ -211,7 +217,10 @@ def draw_runs(
     occurrence = np.broadcast_to(np.int64(0), len(segment))  # takes no memory
     if any(occurrences):
         occurrence = np.repeat(np.array(occurrences, np.int64), lengths)
-    first_clip = (np.cumsum(clips_per_segment) - clips_per_segment)[segment]
+    if first_clips is None:
+        first_clips = np.cumsum(clips_per_segment) - clips_per_segment
+    first_clip = first_clips[segment]
+    del first_clips
     num_clips = clips_per_segment[segment]
     for start, place, skip, count in parts:
         first_clip[start + place] += skip

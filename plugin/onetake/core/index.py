@@ -33,7 +33,7 @@ __all__ = [
     "packet_check",
 ]
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 # Kinds of video. PACKETS: a packet's bytes stand in the file as they are, and decode to the right frames without
 # the container. CONTAINER: they don't; the file is fetched whole and demuxed.

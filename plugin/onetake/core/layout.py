@@ -14,10 +14,7 @@ one is not small.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from fractions import Fraction
 from functools import lru_cache
-from math import lcm
 from typing import Any
 
 import numpy as np
@@ -25,7 +22,8 @@ from numpy.typing import NDArray
 
 from onetake.core.clips import ClipSpec
 from onetake.core.draw import pick_clips
-from onetake.core.index import Keyframes, PacketTable, VideoIndex
+from onetake.core.grid import Grid, Timeline
+from onetake.core.index import Keyframes, Video, VideoIndex
 from onetake.core.order import default_lanes
 
 __all__ = ["Grid", "Layout", "Timeline", "choose_lanes"]
@@ -37,75 +35,7 @@ _FEWEST_TICKS = 8  # that a frame must last on average for one tick to be small
 _FEW_FRAMES = 64  # 23.976 frames a second on a clock of 90 kHz: three steps of 3754 ticks, then one of 3753
 
 
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """A spec in the units of one clock.
-
-    Attributes:
-        num_frames: frames in a clip.
-        scale: units in a tick.
-        hop: units from a clip to the next.
-        step: units from a target to the next.
-    """
-
-    num_frames: int
-    scale: int
-    hop: int
-    step: int
-
-    @classmethod
-    def of(cls, spec: ClipSpec, time_base: tuple[int, int]) -> Grid:
-        """The grid on a clock whose tick lasts ``time_base`` seconds (numerator, denominator)."""
-        if not spec.by_time:
-            assert spec.stride is not None
-            return cls(spec.num_frames, 1, spec.hop_frames, spec.stride)
-        tick = Fraction(*time_base)
-        hop, step = spec.hop_time / tick, spec.frame_time / tick
-        scale = lcm(hop.denominator, step.denominator)
-        return cls(spec.num_frames, scale, int(hop * scale), int(step * scale))
-
-    @property
-    def span(self) -> int:
-        """Units from a clip's first target to its last."""
-        return (self.num_frames - 1) * self.step
-
-    def targets(self, position: int, count: int) -> list[int]:
-        """The first ``count`` target times of a clip, in whole ticks, rounded down: pts are compared with nothing
-        finer."""
-        return [(position + k * self.step) // self.scale for k in range(count)]
-
-    def exact(self, ticks: Int64Array) -> NDArray[Any]:
-        """``ticks`` in a type in which the arithmetic of this grid on them does not overflow."""
-        largest = int(np.abs(ticks).max(initial=0)) + 4
-        return ticks if largest * self.scale + self.span + self.hop < 2**62 else ticks.astype(object)
-
-
 _grid = lru_cache(maxsize=1024)(Grid.of)
-
-
-@dataclass(frozen=True, slots=True)
-class Timeline:
-    """When the frames of a stretch of a video are shown.
-
-    Attributes:
-        frame: int64 [n], rising.
-        pts: int64 [n], never falling.
-    """
-
-    frame: Int64Array
-    pts: Int64Array
-
-    @classmethod
-    def of(cls, table: PacketTable, first_frame: int) -> Timeline:
-        """The timeline of the table's frames from ``first_frame`` on."""
-        rows = np.flatnonzero(table.frame >= first_frame)
-        rows = rows[np.argsort(table.frame[rows], kind="stable")]
-        return cls(table.frame[rows], table.pts[rows])
-
-    def on_screen(self, pts: Sequence[int]) -> list[int]:
-        """The frame that is on screen at each of ``pts``."""
-        found: list[int] = self.frame[np.searchsorted(self.pts, pts, side="right") - 1].tolist()
-        return found
 
 
 class Layout:
@@ -121,10 +51,13 @@ class Layout:
         index: S segments of V videos.
         keyframes: the index's, for a spec that is aligned to them.
         clips_per_sample: how many; "all" of a video.
+        kept: bool [V], the videos of which an epoch takes clips; the others' are counted all the same. None: all.
 
     Attributes:
         clips_of_videos: int64 [V], clips of each video, also those that are in no sample.
         num_clips: int64 [S], clips that start in each segment.
+        kept: bool [V], whether an epoch takes clips of a video.
+        num_kept: int64 [S], those of ``num_clips`` that an epoch may take: none of a video that is not kept.
         clips_before: int64 [S + 1], the number of each segment's first clip; the last entry is the number of clips.
         first_clip: int64 [S], the same, counted within the segment's video.
         stop_frame: int64 [S], no frame from here on is needed by the segment's clips; 0 where there is no clip. It may
@@ -138,6 +71,7 @@ class Layout:
         index: VideoIndex,
         keyframes: Keyframes | None = None,
         clips_per_sample: int | str = 1,
+        kept: NDArray[np.bool_] | None = None,
     ) -> None:
         self.spec, self.index, self.clips_per_sample = spec, index, clips_per_sample
         videos = index.videos
@@ -159,6 +93,8 @@ class Layout:
             assert keyframes is not None
             clips = self._at_keyframes(keyframes)
         self.num_clips = self._in_samples(clips)
+        self.kept = np.ones(len(videos), np.bool_) if kept is None else kept
+        self.num_kept = np.where(self.kept[index.video], self.num_clips, 0)
         self.clips_before = np.concatenate([[0], np.cumsum(self.num_clips)]).astype(np.int64)
         self.first_clip = self.clips_before[:-1] - self.clips_before[self._first_segment[index.video]]
         last_tick = self._last_ticks()
@@ -233,6 +169,16 @@ class Layout:
         return np.diff(self.clips_before[self._first_segment])
 
     @property
+    def most_clips(self) -> int:
+        """Clips of that of the videos kept which has most of them, also those that are in no sample."""
+        return int(self.clips_of_videos[self.kept].max())
+
+    @property
+    def num_empty_videos(self) -> int:
+        """How many of the videos kept have no sample."""
+        return int(np.count_nonzero(self.num_clips_of_videos[self.kept] == 0))
+
+    @property
     def frames_spanned(self) -> float:
         """Frames of the video from a clip to the next, or to the clip's end if that comes first; on average, and for
         all clips of a sample."""
@@ -246,20 +192,31 @@ class Layout:
     # What an epoch draws from.
 
     @property
+    def videos(self) -> Sequence[Video]:
+        """Those that are kept."""
+        return [self.index.videos[number] for number in np.flatnonzero(self.kept).tolist()]
+
+    @property
     def num_drawn(self) -> int:
         """How many clips an epoch draws from: all, or ``clips_per_video`` of each video that has more."""
-        clips, most = self.num_clips_of_videos, self.spec.clips_per_video
+        clips, most = self.num_clips_of_videos[self.kept], self.spec.clips_per_video
         return int((clips if most is None else np.minimum(clips, most)).sum())
 
     def pick(self, keys: UInt64Array, seed: int, epoch: int) -> Int64Array | None:
-        """Numbers of the clips that an epoch draws from, rising; None for all. See ``core.draw.pick_clips``."""
+        """Numbers of the clips that an epoch draws from, rising; None for all that are kept. See
+        ``core.draw.pick_clips``."""
         if self.spec.clips_per_video is None:
             return None
-        return pick_clips(self.num_clips_of_videos, self.spec.clips_per_video, keys, seed, epoch)
+        picked = pick_clips(self.num_clips_of_videos, self.spec.clips_per_video, keys, seed, epoch)
+        if self.kept.all():
+            return picked
+        stops = self.clips_before[self._first_segment[1:]]
+        taken: Int64Array = picked[self.kept[np.searchsorted(stops, picked, side="right")]]
+        return taken
 
     def num_picked(self, picked: Int64Array | None) -> Int64Array:
         """int64 [S]: how many clips of each segment are among those that ``pick`` gave."""
-        return self.num_clips if picked is None else np.diff(np.searchsorted(picked, self.clips_before))
+        return self.num_kept if picked is None else np.diff(np.searchsorted(picked, self.clips_before))
 
     # How far segments reach.
 
@@ -389,7 +346,7 @@ def choose_lanes(
     for layout, clips in zip(layouts, num_clips, strict=True):
         spanned += round(clips * layout.frames_spanned)
         if layout.spec.align is None and layout.clips_per_sample != "all":
-            filled = np.flatnonzero(layout.num_clips)
+            filled = np.flatnonzero(layout.num_kept)
             frames += int(layout.index.num_frames[filled].sum())
             keyframes += int(layout.index.num_keyframes[filled].sum())
     lead_in = times * frames / keyframes / 2 if keyframes else 0.0

@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
 from onetake.core.errors import IndexFileError, SourceError, SpecError, VideoError
 from onetake.core.index import Keyframes, VideoIndex
-from onetake.decode.container import VIDEO_SUFFIXES
+from onetake.decode.annotate import annotate
 from onetake.decode.engine import Crashed, check_engine, run_all
-from onetake.decode.index_video import How, NoRoomError, check_name, index_remote_video, index_video
-from onetake.decode.index_writer import IndexedVideo, check_target, put_index, write_index
+from onetake.decode.index_video import How, NoRoomError, index_remote_video, index_video
+from onetake.decode.index_writer import Annotations, IndexedVideo, check_target, put_index, write_index
+from onetake.decode.listing import Refusal, list_videos, refusals_in_words
+from onetake.decode.splits import check_shares
 from onetake.decode.store import INDEX_FILES, read_header, read_index, read_keyframes, read_table, read_table_bytes
-from onetake.decode.work import WORK, Work, open_work
+from onetake.decode.work import Work, open_work
 from onetake.storage.base import Entry, Storage
 from onetake.storage.open import open_storage
 
 __all__ = ["IndexProgress", "IndexReport", "IndexedVideo", "Refusal", "index_video", "index_videos"]
 
 _REMOTE_FILES_PER_CPU = 4  # at once: they wait for bytes most of the time
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """A file that was left out of the index: its path below the videos' folder, and why."""
-
-    file: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +55,11 @@ class IndexReport:
         out: the folder or URL of the index.
         index: the index, as written.
         reused: videos that had not changed since they were last indexed, or that an interrupted run had done.
-        refused: files left out, and folders that can't be looked at.
+        refused: files and spans left out, and folders that can't be looked at.
         damaged: of the videos newly indexed, those of which packets that don't decode were met, and how many.
         bytes_read: bytes of videos that were read.
+        splits: of each split, its videos; empty where the videos are not split.
+        spans: annotated spans of videos.
     """
 
     out: str
@@ -72,12 +68,17 @@ class IndexReport:
     refused: tuple[Refusal, ...]
     damaged: dict[str, int]
     bytes_read: int
+    splits: dict[str, int]
+    spans: int
 
 
 def index_videos(
     source: str | os.PathLike[str],
     out: str | os.PathLike[str] | None = None,
     *,
+    root: str | os.PathLike[str] | None = None,
+    split: Mapping[str, float] | None = None,
+    split_by: str | None = None,
     segment_seconds: float = 60.0,
     stream_index: int | None = None,
     verify: bool = False,
@@ -85,7 +86,7 @@ def index_videos(
     workers: int | None = None,
     progress: Callable[[IndexProgress], None] | None = None,
 ) -> IndexReport:
-    """Index the videos of a folder or a bucket where they are; no video is changed or kept.
+    """Index the videos of a folder, a bucket or a manifest where they are; no video is changed or kept.
 
     Files that can't be used are left out and reported. Videos whose size and version (modification time, or ETag) are
     those of an index that is already in ``out`` are taken from it. A run that was interrupted is gone on with.
@@ -94,9 +95,21 @@ def index_videos(
     read, whichever is more. What can't be settled so, and every other format, is read whole, through a copy that is
     deleted at once: of as many files at a time as there are ``workers``.
 
+    A manifest is a table with a column ``path`` and, if wanted, ``video_id`` (None: the path). Its other columns are
+    metadata of the videos. Where it has ``start_seconds`` and ``stop_seconds``, or ``start_frame`` and ``stop_frame``,
+    its rows are about spans of videos, as many as one likes of each, and the other columns are the spans' metadata.
+    Seconds are counted from the video's first frame; a span holds what is on screen at any time from its start to its
+    stop. Without a start it begins with the video, without a stop it ends with it, as does one that would end later.
+
     Args:
-        source: a folder or a URL; searched with its subfolders, for the usual suffixes of video files.
+        source: a folder or a URL, searched with its subfolders for the usual suffixes of video files; or a manifest, a
+            file .csv, .jsonl or .parquet.
         out: folder or URL for the index. None: beside the videos, where they are in a folder.
+        root: the folder or URL below which the files of a manifest are. None: the manifest's.
+        split: of each split but "train", its share of the videos, such as ``{"val": 0.02}``; which videos are in it is
+            decided by hash, and stays when videos are added.
+        split_by: the column of the manifest by whose values videos are split. Without ``split``, it names each one's
+            split, as does a column "split" in any case. None: the videos' IDs.
         segment_seconds: how long a segment is at least; it ends at the next keyframe.
         stream_index: the number, in each file, of the video stream to index. None: the one that players choose.
         verify: decode every frame of every video, in order and from every keyframe, and compare; takes several times
@@ -111,18 +124,19 @@ def index_videos(
 
     Raises:
         SourceError: the source is missing or empty, all its files are refused, or ``out`` can't be written, holds
-            another program's index, or is being written by another run.
+            another program's index, or is being written by another run; or a row of the manifest can't be right, by
+            its line.
         SpecError: an argument is out of range or missing.
     """
-    videos = open_storage(os.fspath(source))
+    shares = check_shares(split)
+    listing = list_videos(source, root, split_by, shares)
+    videos, entries, refused = listing.videos, listing.entries, listing.refused
     if out is None and videos.root is None:
         raise SpecError(f"{videos.location} is a bucket: name a folder or a URL for the index with --out (out=)")
     target = videos if out is None else open_storage(os.fspath(out))
     if not segment_seconds > 0:
         raise SpecError(f"segment_seconds={segment_seconds}: must be above 0")
     check_engine(engine, workers)
-    refused: list[Refusal] = []
-    entries = _list_videos(videos, refused)
     check_target(target)
     how = How(segment_seconds, stream_index, verify)
     settings = {"segment_seconds": segment_seconds, "stream_index": stream_index}
@@ -147,42 +161,25 @@ def index_videos(
             far = replace(far, file=entry.file, files=far.files + 1, bytes=far.bytes + entry.size)
             if progress:
                 progress(far)
-        refused.sort(key=lambda refusal: refusal.file)
         if not done:
-            raise SourceError(f"none of the video files in {videos.location} can be used:\n{_in_words(refused)}")
-        index = _write(target, work, list(done.values()), settings)
+            raise SourceError(
+                f"none of the video files in {videos.location} can be used:\n{refusals_in_words(refused)}"
+            )
+        indexed, annotations, left_out = annotate(listing.manifest, list(done.values()))
+        refused += [Refusal(*span) for span in left_out]
+        refused.sort(key=lambda refusal: refusal.file)
+        index = _write(target, work, indexed, settings, annotations)
     damaged = {file: found.damaged for file, found in sorted(done.items()) if found.damaged}
-    return IndexReport(target.location, index, reused, tuple(refused), damaged, far.bytes_read)
-
-
-def _list_videos(videos: Storage, refused: list[Refusal]) -> list[Entry]:
-    """The video files of a place; what can't be looked at or named goes to ``refused``.
-
-    Raises:
-        SourceError: there are none.
-    """
-    entries = []
-    for entry in videos.list(lambda file, reason: refused.append(Refusal(file, reason))):
-        path = PurePosixPath(entry.file)
-        if path.suffix.lower() not in VIDEO_SUFFIXES or path.name.startswith(".") or path.parts[0] == WORK:
-            continue
-        try:
-            check_name(entry.file)
-        except VideoError as error:
-            refused.append(Refusal(entry.file, error.reason))
-        else:
-            entries.append(entry)
-    if not entries:
-        suffixes = " ".join(sorted(VIDEO_SUFFIXES))
-        reasons = f"\n{_in_words(refused)}" if refused else ""
-        raise SourceError(
-            f"no video files in {videos.location}: files are found by their suffixes, {suffixes}{reasons}"
-        )
-    return entries
-
-
-def _in_words(refused: list[Refusal]) -> str:
-    return "\n".join(f"  {refusal.file}: {refusal.reason}" for refusal in refused[:10])
+    return IndexReport(
+        target.location,
+        index,
+        reused,
+        tuple(refused),
+        damaged,
+        far.bytes_read,
+        annotations.splits,
+        annotations.num_spans,
+    )
 
 
 # What is known already.
@@ -285,13 +282,17 @@ def _or_reason(result: _Indexed | str | SourceError | Crashed) -> _Indexed | str
 
 
 def _write(
-    target: Storage, work: Work, videos: list[IndexedVideo], settings: dict[str, float | int | None]
+    target: Storage,
+    work: Work,
+    videos: list[IndexedVideo],
+    settings: dict[str, float | int | None],
+    annotations: Annotations,
 ) -> VideoIndex:
     try:
         if target.root is not None:
-            return write_index(target.root, videos, settings)
+            return write_index(target.root, videos, settings, annotations)
         folder = work.folder / "index"
-        index = write_index(folder, videos, settings)
+        index = write_index(folder, videos, settings, annotations)
         put_index(target, folder)
     except OSError as error:
         raise SourceError(

@@ -27,6 +27,7 @@ class IndexSource:
 
     Attributes:
         generation: the index's, when this was made.
+        splits: of each of its splits, how many videos it has; empty where it has none.
 
     Raises:
         IndexFileError: there is none, or it can't be used.
@@ -37,6 +38,8 @@ class IndexSource:
         self.storage = storage
         self._header = self._read_header()
         self.generation = self._generation_of(self._header)
+        splits = parse_header(self._header, HEADER).get("splits")
+        self.splits: dict[str, int] = splits if isinstance(splits, dict) else {}
         self._tables_version: str | None = None
 
     def _read_header(self) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from onetake.core.columns import SPLIT
 from onetake.core.errors import IndexFileError, SourceError
 from onetake.core.index import FORMAT_VERSION, Keyframes, Video, VideoIndex
 from onetake.decode.store import (
@@ -24,6 +26,8 @@ from onetake.decode.store import (
     PACKETS_BIN,
     SEGMENT_COLUMNS,
     SEGMENTS,
+    SPAN_SCHEMA,
+    SPANS,
     VIDEO_SCHEMA,
     VIDEOS,
     read_header,
@@ -31,7 +35,7 @@ from onetake.decode.store import (
 )
 from onetake.storage.base import Storage
 
-__all__ = ["IndexedVideo", "check_target", "put_index", "write_index"]
+__all__ = ["Annotations", "IndexedVideo", "check_target", "put_index", "write_index"]
 
 PROBE = ".onetake-probe"
 
@@ -54,6 +58,31 @@ class IndexedVideo:
     keyframes: Keyframes
     tables: tuple[bytes, ...]
     damaged: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Annotations:
+    """What an index says of its videos beyond their pictures.
+
+    Attributes:
+        metadata: a row per video, in the order of their IDs.
+        spans: the columns of ``SPAN_SCHEMA``, then metadata; sorted by the first three. None: there are no spans.
+    """
+
+    metadata: pa.Table
+    spans: pa.Table | None = None
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """Of each split, how many videos it has; empty where they are not split."""
+        if SPLIT not in self.metadata.column_names:
+            return {}
+        return dict(sorted(Counter(self.metadata[SPLIT].to_pylist()).items()))
+
+    @property
+    def num_spans(self) -> int:
+        """How many there are."""
+        return 0 if self.spans is None else self.spans.num_rows
 
 
 def check_target(out: Storage) -> None:
@@ -98,7 +127,9 @@ def put_index(out: Storage, folder: Path) -> None:
         out.write(name, folder / name)
 
 
-def write_index(out: Path, videos: Sequence[IndexedVideo], how: dict[str, Any]) -> VideoIndex:
+def write_index(
+    out: Path, videos: Sequence[IndexedVideo], how: dict[str, Any], annotations: Annotations | None = None
+) -> VideoIndex:
     """Write an index of ``videos``, replacing one that is there; give it back as it would be read.
 
     The same videos give the same bytes.
@@ -107,6 +138,7 @@ def write_index(out: Path, videos: Sequence[IndexedVideo], how: dict[str, Any]) 
         out: its folder.
         videos: what it holds.
         how: the settings that it was made with, for its header.
+        annotations: what it says of the videos besides. None: nothing.
     """
     ordered = sorted(videos, key=lambda item: item.video.video_id)
     columns: dict[str, list[int]] = {name: [] for name in SEGMENT_COLUMNS}
@@ -128,13 +160,22 @@ def write_index(out: Path, videos: Sequence[IndexedVideo], how: dict[str, Any]) 
                 }.items():  # fmt: skip
                     columns[name].append(value)
                 offset += len(table)
+        spans = SPAN_SCHEMA.empty_table()
+        if annotations is not None:
+            spans = spans if annotations.spans is None else annotations.spans
+            _add_table(digest, annotations.metadata)
+            _add_table(digest, spans)
         generation = digest.hexdigest()
         if not _has_generation(out, generation):
             (out / HEADER).unlink(missing_ok=True)  # of files that no longer belong together nothing is opened
         part.commit()
     metadata = {"onetake": json.dumps({"version": FORMAT_VERSION, "generation": generation})}
     rows = [_video_row(item.video) for item in ordered]
-    _write_parquet(out / VIDEOS, pa.Table.from_pylist(rows, VIDEO_SCHEMA.with_metadata(metadata)))
+    table = pa.Table.from_pylist(rows, VIDEO_SCHEMA)
+    for field in annotations.metadata.schema if annotations is not None else ():
+        table = table.append_column(field, annotations.metadata[field.name])
+    _write_parquet(out / VIDEOS, table.replace_schema_metadata(metadata))
+    _write_parquet(out / SPANS, spans.replace_schema_metadata(metadata))
     arrays = {name: pa.array(values, pa.int64()) for name, values in columns.items()}
     arrays |= {name: pa.array(lists, pa.list_(pa.int64())) for name, lists in keyframes.items()}
     _write_parquet(out / SEGMENTS, pa.table(arrays).replace_schema_metadata(metadata))
@@ -146,6 +187,7 @@ def write_index(out: Path, videos: Sequence[IndexedVideo], how: dict[str, Any]) 
         "segments": len(columns["video"]),
         "frames": sum(item.video.num_frames for item in ordered),
         "packets_bytes": offset,
+        **({"splits": annotations.splits} if annotations is not None and annotations.splits else {}),
         **how,
     }
     with _replacing(out / HEADER) as (part, file):
@@ -162,6 +204,14 @@ def _keyframe_steps(item: IndexedVideo) -> tuple[list[list[int]], list[list[int]
         found[0].append(np.diff(item.keyframes.frame[start:stop], prepend=row["first_frame"]).tolist())
         found[1].append(np.diff(item.keyframes.pts[start:stop], prepend=row["first_pts"]).tolist())
     return found
+
+
+def _add_table(digest: Any, table: pa.Table) -> None:
+    """Have ``digest`` depend on a table; on one without columns, it doesn't."""
+    if table.num_columns and table.num_rows:
+        digest.update(repr([(field.name, str(field.type)) for field in table.schema]).encode())
+        for batch in table.to_batches(max_chunksize=10_000):
+            digest.update(repr(batch.to_pylist()).encode(errors="surrogatepass"))
 
 
 def _has_generation(out: Path, generation: str) -> bool:

@@ -1,8 +1,9 @@
-"""The index on disk: a header, two parquet tables, and the packet tables, read by range.
+"""The index on disk: a header, three parquet tables, and the packet tables, read by range.
 
 index.json         version, counts, generation: written last, so that a half-written index is never opened
-videos.parquet     a row per video
+videos.parquet     a row per video, with the metadata that a manifest brought
 segments.parquet   a row per segment
+spans.parquet      a row per annotated span, with its metadata; often none
 packets.bin        the segments' packet tables, one after another
 """
 
@@ -39,7 +40,8 @@ __all__ = [
 ]
 
 HEADER, VIDEOS, SEGMENTS, PACKETS_BIN = "index.json", "videos.parquet", "segments.parquet", "packets.bin"
-INDEX_FILES = (VIDEOS, SEGMENTS, PACKETS_BIN, HEADER)  # in the order in which they are written
+SPANS = "spans.parquet"
+INDEX_FILES = (VIDEOS, SEGMENTS, SPANS, PACKETS_BIN, HEADER)  # in the order in which they are written
 
 SEGMENT_COLUMNS = tuple(field.name for field in fields(VideoIndex) if field.name not in ("generation", "videos"))
 # Per segment, a list with an entry for each keyframe that is shown: its frame and its pts, as steps from the entry
@@ -58,6 +60,10 @@ VIDEO_SCHEMA = pa.schema(
         *((name, pa.int64()) for name in ("duration", "frame_ticks")),
         ("extradata", pa.binary()),
     ]
+)
+# Of the index's spans: the number of the video, and what ``decode.metadata.Spans`` says of the others.
+SPAN_SCHEMA = pa.schema(
+    [(name, pa.int64()) for name in ("video", "start_frame", "stop_frame", "start_pts", "stop_pts")]
 )
 
 
@@ -115,7 +121,8 @@ def read_index(folder: Path) -> VideoIndex:
     """
     header = read_header(folder)
     try:
-        videos, segments = (pq.read_table(folder / name) for name in (VIDEOS, SEGMENTS))
+        videos = pq.read_table(folder / VIDEOS, columns=VIDEO_SCHEMA.names)
+        segments = pq.read_table(folder / SEGMENTS)
         if not videos.schema.equals(VIDEO_SCHEMA):
             raise ValueError("not the columns of videos")
         for table in (videos, segments):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from onetake.core.clips import ClipSpec
 from onetake.core.errors import CacheError, SpecError
-from onetake.core.index import VideoIndex
+from onetake.core.index import Video
 from onetake.core.layout import Layout
 from onetake.storage.open import open_storage
 
@@ -19,8 +20,8 @@ __all__ = [
     "no_clips",
     "refuse_nested",
     "refuse_other_streams",
-    "too_short_in_words",
     "warn_of_hdr",
+    "warn_of_short",
 ]
 
 logger = logging.getLogger(__name__)
@@ -62,15 +63,15 @@ def check_stream_index(stream_index: int | None) -> int | None:
     return stream_index
 
 
-def refuse_other_streams(index: VideoIndex, stream_index: int | None, location: str) -> None:
+def refuse_other_streams(videos: Sequence[Video], stream_index: int | None, location: str) -> None:
     """Raise SpecError unless all videos were indexed with the stream asked for."""
     if stream_index is None:
         return
-    others = [video for video in index.videos if video.stream_index != stream_index]
+    others = [video for video in videos if video.stream_index != stream_index]
     if others:
         raise SpecError(
             f"VideoStream(stream_index={stream_index}): of video {others[0].video_id!r} in {location}, stream "
-            f"{others[0].stream_index} was indexed ({len(others)} of {len(index.videos)} videos have another stream): "
+            f"{others[0].stream_index} was indexed ({len(others)} of {len(videos)} videos have another stream): "
             f"run `onetake index --stream-index {stream_index}`"
         )
 
@@ -80,7 +81,7 @@ def _clip_in_words(spec: ClipSpec) -> str:
     return f"{_seconds(float(spec.extent_time))} s" if spec.by_time else f"{spec.extent} frames"
 
 
-def too_short_in_words(layout: Layout) -> str:
+def _too_short_in_words(layout: Layout) -> str:
     """What videos are that have no sample."""
     if isinstance(layout.clips_per_sample, int) and layout.clips_per_sample > 1:
         return f"have fewer than the {layout.clips_per_sample} clips of a sample"
@@ -90,21 +91,21 @@ def too_short_in_words(layout: Layout) -> str:
 
 def no_clips(layout: Layout, location: str) -> SpecError:
     """The error for videos none of which has a sample."""
-    spec, index = layout.spec, layout.index
-    most = int(layout.clips_of_videos.max())
+    spec, videos = layout.spec, layout.videos
+    most = layout.most_clips
     if most:
         return SpecError(
             f"no video in {location} has the {layout.clips_per_sample} clips of a sample, the longest has {most}: "
             "lower clips_per_sample=, or use shorter clips"
         )
     if spec.by_time:
-        longest = f"{_seconds(max(video.seconds for video in index.videos))} s"
+        longest = f"{_seconds(max(video.seconds for video in videos))} s"
         remedy = "use fewer frames or a higher fps"
     else:
-        longest = str(max(video.num_frames for video in index.videos))
+        longest = str(max(video.num_frames for video in videos))
         remedy = "use fewer frames or a smaller stride"
     extent = _clip_in_words(spec)
-    if spec.align is None or _longest_is_too_short(spec, index):
+    if spec.align is None or _longest_is_too_short(spec, videos):
         return SpecError(
             f"no video in {location} is long enough for a clip: one extends over {extent}, the longest video has "
             f"{longest}; {remedy}"
@@ -115,25 +116,36 @@ def no_clips(layout: Layout, location: str) -> SpecError:
     )
 
 
-def _longest_is_too_short(spec: ClipSpec, index: VideoIndex) -> bool:
+def _longest_is_too_short(spec: ClipSpec, videos: Sequence[Video]) -> bool:
     if spec.by_time:
-        return max(video.seconds for video in index.videos) <= spec.extent_time
-    return max(video.num_frames for video in index.videos) < spec.extent
+        return max(video.seconds for video in videos) <= spec.extent_time
+    return max(video.num_frames for video in videos) < spec.extent
 
 
 def _seconds(value: float) -> str:
     return np.format_float_positional(value, precision=3, trim="-")
 
 
-def warn_of_hdr(index: VideoIndex, location: str) -> None:
+def warn_of_short(layout: Layout, num_short: int, location: str) -> None:
+    """Say that some videos have no sample."""
+    logger.warning(
+        "%d of the %d videos in %s %s and give none",
+        num_short,
+        len(layout.videos),
+        location,
+        _too_short_in_words(layout),
+    )
+
+
+def warn_of_hdr(videos: Sequence[Video], location: str) -> None:
     """Say that pictures of high dynamic range come out as they are."""
-    found = [video for video in index.videos if video.transfer]
+    found = [video for video in videos if video.transfer]
     if found:
         logger.warning(
             "%d of the %d videos in %s are HDR (%s, first of all %r): they are not tone-mapped, so their RGB looks "
             "pale beside that of other videos; convert them, or train on them alone",
             len(found),
-            len(index.videos),
+            len(videos),
             location,
             " and ".join(sorted({video.transfer for video in found})),
             found[0].video_id,

@@ -40,6 +40,7 @@ from onetake.stream.counters import Count, Counters, Spent, spending
 from onetake.stream.damage import ON_ERROR, Damage, check_bad_fraction
 from onetake.stream.fetching import open_caches
 from onetake.stream.memory import plan_memory
+from onetake.stream.metadata import SampleMetadata
 from onetake.stream.reader import ClipPlace, LaneReader, LaneTurn
 from onetake.stream.sample import (
     LAYOUTS,
@@ -52,6 +53,7 @@ from onetake.stream.sample import (
     transformed,
     zeros,
 )
+from onetake.stream.selection import Selection
 from onetake.stream.stream import VideoStream
 from onetake.stream.whole_videos import VideoMemory
 from onetake.stream.work import ClipRef, WorkerFailure
@@ -67,13 +69,15 @@ class VideoDataset(CachedDataset):
     A sample is a dict: "video" uint8 [T, C, H, W] (or as ``layout`` says; what ``transform`` returns, if given),
     "video_id" str, "start_frame" int, "frame_index" int64 [T] (a number comes several times where the clips' ``fps``
     is above the video's), "pts_seconds" float64 [T] (when each of these frames is shown), "clip_id" int (the clip's
-    number in this dataset), "valid" bool, "is_pad" bool (True: repeated to fill the epoch's last batch); and
-    "occurrence" int (how often the epoch had the clip before), where a stream's weight repeats clips.
+    number in this dataset), "valid" bool, "is_pad" bool (True: repeated to fill the epoch's last batch);
+    "occurrence" int (how often the epoch had the clip before), where a stream's weight repeats clips; and the metadata
+    of the index (see ``stream.metadata``).
 
     Iterate it through ``VideoLoader``. ``dataset[i]`` gives clip i, as in the present epoch, at the cost of a seek.
 
     Args:
         streams: where the videos are; or, for one stream, ``remote``, ``local``, ``split``, ``index``.
+        where, columns, exclude: which videos, and what of them, for streams that don't say; see VideoStream.
         clips: which clips, for streams that don't say.
         frame_size: (height, width), scaled to cover and centre-cropped; an int, the short side; None, native.
         scaling: "fast", or "exact", nearer to a resize of the RGB frames, and slower.
@@ -122,6 +126,9 @@ class VideoDataset(CachedDataset):
         local: str | PathLike[str] | None = None,
         split: str | None = None,
         index: str | PathLike[str] | None = None,
+        where: Sequence[Any] | None = None,
+        columns: Sequence[str] | None = None,
+        exclude: Sequence[str] | None = None,
         clips: ClipSpec | None = None,
         frame_size: FrameSize = (256, 256),
         scaling: str = "fast",
@@ -161,13 +168,14 @@ class VideoDataset(CachedDataset):
             raise SpecError("give either streams=, or remote= and/or local= for one stream")
         if streams is None:
             streams = [VideoStream(remote=remote, local=local, split=split, index=index)]
+        selection = Selection.of(split, where, columns, exclude)
         world = World.detect()
         streams = [copy(stream) for stream in streams]  # a stream may serve several datasets
         for number, stream in enumerate(streams):
             stream.scaling, stream.clips_per_sample = check_scaling(scaling), clips_per_sample
-            stream.open(world, number, clips, check_frame_size(frame_size), split)
+            stream.open(world, number, clips, check_frame_size(frame_size), selection)
         if len({stream.local for stream in streams}) < len(streams):
-            raise SpecError("two of the streams= have the same remote=, local= and clips=: leave one out")
+            raise SpecError("two of the streams= have the same remote=, local=, clips= and filters: leave one out")
         weigh_streams(streams, kwargs.get("epoch_size"), shuffle_seed)
         replication = check_replication(kwargs.get("replication"), world.num_ranks)
         global_batch = batch_size * world.num_ranks // replication
@@ -184,6 +192,7 @@ class VideoDataset(CachedDataset):
         ranks_of_node = max(world.ranks_per_node, replication)  # that read different lanes, and those again
         lanes_of_node = -(-lanes[0] * lanes[1] * times * ranks_of_node // world.num_ranks)
         cache_limit = open_caches(streams, world, cache_limit, lanes_of_node, predownload)
+        self.metadata = SampleMetadata(streams)
         self.form = SampleForm(layout, clips_per_sample)
         self.transform = transform
         self.sample_transform = sample_transform
@@ -270,6 +279,7 @@ class VideoDataset(CachedDataset):
                 raise
             clip, valid = self._substitute(ref, error), False
         sample = make_sample(clip, self.form, ref, valid, self.repeats)
+        sample |= self.metadata.of(self._place(ref, self._epoch)[1])
         if self.transform is None and self.sample_transform is None:
             return sample
         with spending(self._lane_reader().counters, Spent.TRANSFORM):

@@ -11,17 +11,17 @@ from torch.utils.data import default_collate
 
 from onetake.core.errors import SpecError
 from onetake.stream.checks import check_count
+from onetake.stream.collate import RAGGED, Collate
 from onetake.stream.compat import HostLoader
 from onetake.stream.counters import Count, Spent
 from onetake.stream.dataset import VideoDataset
 from onetake.stream.stalls import StallClock
-from onetake.stream.whole_videos import LISTED, collate_videos
 from onetake.stream.work import WorkerFailure
 
 __all__ = ["VideoLoader"]
 
 
-class _Collate:
+class _LettingThrough:
     """A collate function that lets a worker's failure through."""
 
     def __init__(self, collate_fn: Callable[[list[Any]], Any]) -> None:
@@ -64,8 +64,9 @@ class VideoLoader(HostLoader):
             raise SpecError("VideoLoader(in_order=False): a run could not be resumed; leave it out")
         given = kwargs.pop("collate_fn", None)
         self.collates_by_default = given in (None, default_collate)
-        self.lists = LISTED if dataset.form.is_ragged and given is None else frozenset()
-        collate = _Collate(given or (collate_videos if self.lists else default_collate))
+        ours = Collate(RAGGED if dataset.form.is_ragged else frozenset(), dataset.metadata.listed)
+        self.lists = ours.ragged | ours.plain if given is None else frozenset()
+        collate = _LettingThrough(given or ours)
         super().__init__(dataset, batch_size=dataset.batch_size, num_workers=num_workers, collate_fn=collate, **kwargs)
         self._worker_counters = dataset.share_counters(num_workers)
         self.clock = StallClock()

@@ -114,9 +114,9 @@ class LaneMemory:
         weights, clips, repeats = [], [], []
         for stream in streams:
             of_video = np.array([_lane_bytes(stream, video) for video in stream.index.videos], np.int64)
-            weights.append(of_video[stream.index.video[stream.segments]])
-            clips.append(stream.layout.num_clips[stream.segments].astype(np.int64))
-            repeats.append(np.full(len(stream.segments), -(-stream.num_chosen // stream.num_clips), np.int64))
+            weights.append(of_video[stream.index.video[stream.drawn_segments]])
+            clips.append(stream.layout.num_clips[stream.drawn_segments].astype(np.int64))
+            repeats.append(np.full(len(stream.drawn_segments), -(-stream.num_chosen // stream.num_clips), np.int64))
         chosen = [stream.num_chosen for stream in streams if stream.num_chosen]
         num_clips = sum(chosen) if times == 1 else min(chosen)
         arrays = (np.concatenate(values) for values in (weights, clips, repeats))

@@ -28,6 +28,12 @@ Int64Array = NDArray[np.int64]
 _STEPS_COUNTED = 1_000_000
 
 
+def _starts(counts: Int64Array) -> Int64Array:
+    """Where each of runs of so many begins."""
+    starts: Int64Array = np.cumsum(counts) - counts
+    return starts
+
+
 class OrderedDataset(HostDataset):
     """A dataset of clips in canonical lane order (see ``core.order``), resumed at any sample."""
 
@@ -44,6 +50,7 @@ class OrderedDataset(HostDataset):
         )
         # Whether an epoch has clips of some stream more than once. Asked for every sample, so settled here.
         self.repeats = any(stream.num_chosen > stream.num_clips for stream in self.streams)
+        self._has_gaps = not all(stream.layout.kept.all() for stream in self.streams)
         self._stream_per_segment = np.repeat(np.arange(len(self.streams)), [len(s.segments) for s in self.streams])
         self._video_per_segment = self._numbered([stream.index.video for stream in self.streams])
         self._group_per_segment = self._video_per_segment
@@ -155,17 +162,24 @@ class OrderedDataset(HostDataset):
     def _draw_runs(self, drawn: int) -> tuple[Runs, ClipIds | None]:
         """What the epoch reads that draws by number ``drawn``, and which clips its ordinals stand for."""
         counts: list[Int64Array] = []
+        firsts: list[Int64Array] = []  # ordinals of the segments' first clips: those that no epoch takes have theirs
         picks: list[tuple[int, Int64Array | None]] = []
+        before = 0
         for stream in self.streams:
-            picked = stream.pick_clips(self.shuffle_seed, drawn)
+            picked = stream.draws.pick(self.shuffle_seed, drawn)
             counts.append(stream.layout.num_picked(picked)[stream.segments])
             picks.append((int(stream.layout.clips_before[-1]), picked))
+            if self._has_gaps:
+                own = stream.layout.clips_before[stream.segments] if picked is None else _starts(counts[-1])
+                firsts.append(own + before)
+                before += picks[-1][0] if picked is None else len(picked)
         runs = draw_runs(
             np.concatenate(counts),
             [len(stream.segments) for stream in self.streams],
             [stream.num_chosen for stream in self.streams],
             self.shuffle_seed,
             drawn,
+            np.concatenate(firsts) if firsts else None,
         )
         return runs, ClipIds(picks) if any(picked is not None for _, picked in picks) else None
 
@@ -253,7 +267,7 @@ class OrderedDataset(HostDataset):
         segment, number = shard.locate(number)
         shift = 0
         if self.sampling_method == "balanced":
-            shift = stream.shift(segment, self.shuffle_seed, epoch)
+            shift = stream.draws.shift(segment, self.shuffle_seed, epoch)
         return shard_id, ClipPlace(stream, shard, segment, number, shift)
 
     def _video_of(self, clip_id: int) -> tuple[int, range]:
@@ -349,7 +363,10 @@ class OrderedDataset(HostDataset):
         }
         if self.streams_apart:
             key["batch"] = self._unit  # whatever it is, the batches of the others are made of the same sequence
-        if any(stream.has_random_clips for stream in self.streams):  # by what they are drawn, beside the seed
+        filters = [stream.selection.key() for stream in self.streams]
+        for name in sorted({name for own in filters for name in own}):
+            key[name] = [own.get(name) for own in filters]
+        if any(stream.draws.is_random for stream in self.streams):  # by what they are drawn, beside the seed
             key |= {"names": [stream.name for stream in self.streams], "sampling_method": self.sampling_method}
         return key
 

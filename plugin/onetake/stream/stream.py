@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from hashlib import blake2b
 from os import PathLike, fspath
@@ -19,7 +18,6 @@ from streaming.base.util import retry
 from streaming.base.world import World
 
 from onetake.core.clips import ClipSpec
-from onetake.core.draw import draw_of_videos, video_keys
 from onetake.core.errors import IndexFileError, SpecError
 from onetake.core.index import CONTAINER, PacketTable, Video
 from onetake.core.layout import Layout, Timeline
@@ -38,18 +36,18 @@ from onetake.stream.arguments import (
     no_clips,
     refuse_nested,
     refuse_other_streams,
-    too_short_in_words,
     warn_of_hdr,
+    warn_of_short,
 )
 from onetake.stream.cache import ledger_bytes
 from onetake.stream.cached_index import copy_index
+from onetake.stream.draws import EpochDraws
 from onetake.stream.fetch import check_video, fetch_segment, unreachable
+from onetake.stream.selection import Selection, choose, settle_split
 from onetake.stream.shard import VideoShard
 from onetake.stream.shared_cache import SharedCache
 
 __all__ = ["VideoStream"]
-
-logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _KEPT_TIMELINES = 128
@@ -64,11 +62,16 @@ class VideoStream(Stream):
     Args:
         remote: where the videos are: a folder, or a URL (s3://, gs://, az://, file://). None: ``local`` has them.
         local: the cache; without ``remote``, the videos' folder. None: a folder under the system's temporary one.
-        split: a subfolder of both.
+        split: one of the splits that the index has; where it has none, a subfolder of both.
         index: folder or URL of the index, if it is not where the videos are.
         clips: which clips. None: the dataset's.
         frame_size: (height, width), scaled to cover and centre-cropped; an int, the short side; None, native.
             Left out: the dataset's.
+        where: filters the videos by columns of the index, its own and metadata, as pyarrow filters rows:
+            ``[("height", ">=", 720), ("label", "in", ["cat", "dog"])]``; of lists of such lists, one must hold.
+            A missing value meets no condition. Clips keep their numbers. None: the dataset's.
+        columns: the metadata that samples have. None: the dataset's, or else all.
+        exclude: IDs of videos that are left out. None: the dataset's.
         stream_index: which stream of each file was indexed; one that has another is refused. None: whichever was.
         color_matrix: how to turn YUV to RGB where a video does not say: "bt601", "bt709", ... None: as players do.
         proportion: the stream's share of an epoch, relative to the other streams'; all of them have one, or none has.
@@ -92,6 +95,9 @@ class VideoStream(Stream):
         index: str | PathLike[str] | None = None,
         clips: ClipSpec | None = None,
         frame_size: FrameSize | str = "dataset",
+        where: Sequence[Any] | None = None,
+        columns: Sequence[str] | None = None,
+        exclude: Sequence[str] | None = None,
         stream_index: int | None = None,
         color_matrix: str | None = None,
         proportion: float | None = None,
@@ -112,8 +118,8 @@ class VideoStream(Stream):
         self._cache_root = Path(local if local is not None else _temporary_folder("cache")).expanduser().absolute()
         if not self.in_place:
             refuse_nested(self._cache_root, self.videos_location)
-        self.subfolder = split
         self.clips = clips
+        self.selection = Selection.of(split, where, columns, exclude)
         self.stream_index = check_stream_index(stream_index)
         self.color_matrix = check_color_matrix(color_matrix)
         self._frame_size = frame_size
@@ -146,16 +152,17 @@ class VideoStream(Stream):
     clips_per_sample: int | str = 1  # the dataset's
     cache: SharedCache | None = None  # None: the videos are read in place
 
-    def open(self, world: World, number: int, clips: ClipSpec | None, frame_size: FrameSize, split: str | None) -> None:
+    def open(self, world: World, number: int, clips: ClipSpec | None, size: FrameSize, selection: Selection) -> None:
         """Read the index and lay out the clips. The dataset calls it once, before anything else.
 
         Args:
             world: this process's place; on each node one process copies the index, the others wait for it.
             number: the stream's place among the dataset's.
-            clips, frame_size, split: the dataset's, for what this stream leaves open.
+            clips, size, selection: the dataset's, for what this stream leaves open.
 
         Raises:
-            SpecError: there is no clip spec, no video is long enough for a clip, or another stream was indexed.
+            SpecError: there is no clip spec, no video is long enough for a clip, another stream was indexed, or a
+                filter names what is not there or leaves nothing.
             SourceError: the videos' folder, or a video in it, is missing or was changed.
             IndexFileError: there is no index, or it can't be used.
         """
@@ -163,15 +170,16 @@ class VideoStream(Stream):
             self.clips = clips
         if self.clips is None:
             raise SpecError("no clips= given: say which clips, for example clips=ClipSpec(num_frames=16, stride=4)")
-        self.frame_size = frame_size if self._frame_size == "dataset" else check_frame_size(self._frame_size)
-        if self.subfolder is None:
-            self.subfolder = split
+        self.frame_size = size if self._frame_size == "dataset" else check_frame_size(self._frame_size)
+        root, beside = _open(self._index_location or self.videos_location), self._index_location is None
+        self.subfolder, self.selection = settle_split(self.selection.or_else(selection), root, beside)
         self._videos = _open(self.videos_location, self.subfolder)
-        self._source = IndexSource(self._videos if self._index_location is None else _open(self._index_location))
+        self._source = IndexSource(self._videos if beside else root)
         folder = self._source.storage.root
         if self.in_place:
+            key = self.selection.key()
             # Nothing is ever written there; the host wants every stream to have a folder of its own.
-            self.local = str(Path(self._videos.location, f".onetake-{number}"))
+            self.local = str(Path(self._videos.location, f".onetake-{number}{f'-{_digest(key)}' if key else ''}"))
             if folder is None:
                 folder = _temporary_folder("index") / self._source.generation
                 copy_index(self._source, folder, world)
@@ -180,60 +188,34 @@ class VideoStream(Stream):
             folder = Path(self.local)
             copy_index(self._source, folder, world)
         self.index = read_index(folder)
+        chosen = choose(folder, self.index, self.selection, self.videos_location)
+        keyframes = read_keyframes(folder, self.index) if self.clips.align else None
+        self.metadata = chosen.metadata
+        self.layout = Layout(self.clips, self.index, keyframes, self.clips_per_sample, chosen.kept)
+        refuse_other_streams(self.layout.videos, self.stream_index, self.videos_location)
         if self.in_place:
             self._check_files()
-        refuse_other_streams(self.index, self.stream_index, self.videos_location)
-        keyframes = read_keyframes(folder, self.index) if self.clips.align else None
-        self.layout = Layout(self.clips, self.index, keyframes, self.clips_per_sample)
         self.segments: NDArray[np.int64] = np.flatnonzero(self.layout.num_clips)
+        self.drawn_segments: NDArray[np.int64] = np.flatnonzero(self.layout.num_kept)
         self._timelines: OrderedDict[int, Timeline] = OrderedDict()
-        self._lay_out_epochs(self.clips, world.is_leader)
+        self._lay_out_epochs(world.is_leader)
 
-    def _lay_out_epochs(self, spec: ClipSpec, warn: bool) -> None:
+    def _lay_out_epochs(self, warn: bool) -> None:
         """Count what an epoch can draw from, and say which videos have no clip."""
-        videos = self.index.videos
-        clips = self.layout.num_clips_of_videos
         self.num_clips = self.layout.num_drawn
         if not self.num_clips:
             raise no_clips(self.layout, self.videos_location)
-        random = spec.jitter or spec.clips_per_video is not None
-        self._video_keys = video_keys(self.name, (video.video_id for video in videos) if random else ())
-        self.num_short_videos = int(np.count_nonzero(clips == 0))
+        self.draws = EpochDraws(self.layout, self.name)
+        self.num_short_videos = self.layout.num_empty_videos
         if warn:
-            warn_of_hdr(self.index, self.videos_location)
+            warn_of_hdr(self.layout.videos, self.videos_location)
         if self.num_short_videos and warn:
-            logger.warning(
-                "%d of the %d videos in %s %s and give none",
-                self.num_short_videos,
-                len(videos),
-                self.videos_location,
-                too_short_in_words(self.layout),
-            )
-
-    # What an epoch draws.
+            warn_of_short(self.layout, self.num_short_videos, self.videos_location)
 
     @property
     def shard_of_segment(self) -> NDArray[np.int64]:
         """int64 [S], rising: the shard that holds each segment of the index. In place, every segment is one."""
         return np.arange(self.index.num_segments, dtype=np.int64)
-
-    @property
-    def has_random_clips(self) -> bool:
-        """Whether epochs differ in which clips there are, or where they start."""
-        return bool(len(self._video_keys))
-
-    def pick_clips(self, seed: int, epoch: int) -> NDArray[np.int64] | None:
-        """Numbers of the clips that an epoch draws from, rising; None for all."""
-        return self.layout.pick(self._video_keys, seed, epoch)
-
-    def shift(self, segment: int, seed: int, epoch: int) -> int:
-        """By how much an epoch's jitter shifts the clips of a segment; see ``Layout.shift``."""
-        assert self.clips is not None
-        if not self.clips.jitter:
-            return 0
-        video = int(self.index.video[segment])
-        draw = draw_of_videos(self._video_keys[video : video + 1], seed, epoch)
-        return self.layout.shift(segment, int(draw[0]))
 
     def clips_key(self) -> dict[str, Any]:
         """Plain values that tell apart which clips there are in a sample."""
@@ -242,12 +224,12 @@ class VideoStream(Stream):
         return self.clips.to_dict() | each
 
     def _cache_name(self, generation: str) -> str:
-        key = [self.videos_location, self.subfolder, generation, self.clips_key()]
-        return blake2b(repr(key).encode(), digest_size=8).hexdigest()
+        key = [self.videos_location, self.subfolder, generation, self.clips_key(), self.selection.key()]
+        return _digest(key)
 
     def _check_files(self) -> None:
-        """In place, every video must be there as it was indexed."""
-        for video in self.index.videos:
+        """In place, every video that is read must be there as it was indexed."""
+        for video in self.layout.videos:
             check_video(self._videos, video)
 
     # What streaming asks of a stream.
@@ -353,6 +335,10 @@ class VideoStream(Stream):
             shard.evict()
             raise FileNotFoundError(f"the cached segment {shard.path} was damaged")  # so that it is fetched again
         return video, open_source(video, table, shard.path, start)
+
+
+def _digest(key: object) -> str:
+    return blake2b(repr(key).encode(errors="surrogatepass"), digest_size=8).hexdigest()
 
 
 def _open(location: str, subfolder: str | None = None) -> Storage:

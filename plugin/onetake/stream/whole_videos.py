@@ -1,29 +1,16 @@
-"""Samples that are whole videos: what they take of memory, and batches of them, which no tensor can hold."""
+"""Samples that are whole videos: what they take of memory."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from torch.utils.data import default_collate
 
 from onetake.core.errors import SpecError
 from onetake.core.memory import decoder_bytes
 from onetake.decode.scale import output_size
 from onetake.stream.stream import VideoStream
 
-__all__ = ["LISTED", "VideoMemory", "collate_videos"]
-
-LISTED = frozenset({"video", "frame_index", "pts_seconds"})  # in a batch of whole videos, lists of the samples' own
-
-
-def collate_videos(samples: list[Any]) -> Any:
-    """A batch of samples that differ in shape: what has a row per clip stays a list of tensors, one for each sample."""
-    if not all(isinstance(sample, Mapping) for sample in samples):
-        return default_collate(samples)  # a sample_transform made something else of them
-    others = default_collate([{name: sample[name] for name in sample.keys() - LISTED} for sample in samples])
-    return {name: [sample[name] for sample in samples] if name in LISTED else others[name] for name in samples[0]}
+__all__ = ["VideoMemory"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +39,8 @@ class VideoMemory:
         sizes, decoders = [], []
         for stream in streams:
             assert stream.clips is not None
-            for video, clips in zip(stream.index.videos, stream.layout.clips_of_videos.tolist(), strict=True):
+            clips_of_videos = stream.layout.clips_of_videos[stream.layout.kept]
+            for video, clips in zip(stream.layout.videos, clips_of_videos.tolist(), strict=True):
                 height, width = output_size(stream.frame_size, video.rotation, video.height, video.width)
                 sizes.append((clips * stream.clips.num_frames * 3 * height * width, clips, video.video_id))
                 decoders.append(decoder_bytes(video.codec, video.width, video.height, video.pix_fmt))
