@@ -13,6 +13,7 @@ import torch
 
 from onetake.decode.build import index_videos
 from onetake.decode.synthetic import write_numbered_video
+from onetake.storage.base import Entry
 from onetake.storage.local import LocalStorage
 from onetake.storage.s3 import make_client
 from tests.servers import local_ray, moto_server
@@ -118,8 +119,8 @@ def slow_remote(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every segment takes a fifth of a second to be fetched."""
     copy = LocalStorage.copy
 
-    def slow(*arguments: Any) -> None:
+    def slow(*arguments: Any) -> Entry:
         time.sleep(0.2)
-        copy(*arguments)
+        return copy(*arguments)
 
     monkeypatch.setattr(LocalStorage, "copy", slow)
