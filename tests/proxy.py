@@ -40,14 +40,16 @@ class Proxy:
 
     Attributes:
         url: where it listens.
+        upstream: the server's host and port.
         requests: all so far, in the order of their answers; noted before they are sent.
         spoil: given (method, path), how to spoil the answer: one of BREAKS, or None.
         latency: seconds before each answer, by the request's number.
         down: whether it breaks every connection.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, upstream: str) -> None:
         self.url = ""
+        self.upstream = upstream
         self.requests: list[Request] = []
         self.spoil: Callable[[str, str], str | None] = lambda method, path: None
         self.latency: Callable[[int], float] = lambda number: 0
@@ -61,8 +63,7 @@ class Proxy:
 @contextmanager
 def proxied(url: str) -> Iterator[Proxy]:
     """A proxy in a thread of this process, before the server at ``url``."""
-    proxy = Proxy()
-    upstream = urlsplit(url).netloc
+    proxy = Proxy(urlsplit(url).netloc)
 
     class Handler(QuietHandler):
         def handle_all(self) -> None:
@@ -87,7 +88,7 @@ def proxied(url: str) -> Iterator[Proxy]:
             proxy.requests.append(Request(self.command, self.key, bounds, sent, how))
 
         def forward(self, data: bytes, how: str | None) -> None:
-            connection = HTTPConnection(upstream, timeout=60)
+            connection = HTTPConnection(proxy.upstream, timeout=60)
             try:
                 connection.request(self.command, self.path, data, dict(self.headers))
                 answer = connection.getresponse()
