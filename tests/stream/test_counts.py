@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from onetake import ClipSpec
+from onetake.decode.build import index_videos
 from onetake.decode.store import read_table
+from onetake.decode.synthetic import write_numbered_video
 from tests.helpers import make_loader, record
 
 SPECS = [ClipSpec(4, 3), ClipSpec(8, 1), ClipSpec(8, 2, 9)]
@@ -51,6 +53,24 @@ def test_one_open_and_at_most_one_jump_a_run_and_nothing_decoded_in_vain(numbere
     assert stats["frames_decoded"] <= 1.02 * allowed
     assert stats["clips_delivered"] == delivered
     assert stats["frames_delivered"] == delivered * spec.num_frames
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_more_lanes_than_segments_share_them_each_with_a_decoder_that_goes_on(tmp_path, workers):
+    """Two videos of one segment each, each read by six lanes or seven: nothing is opened again."""
+    for name in ("a.mp4", "b.mp4"):
+        write_numbered_video(tmp_path / name, 500, gop=20)
+    index_videos(tmp_path, segment_seconds=60, workers=1)
+    loader = make_loader(tmp_path, workers, clips=ClipSpec(4, 2, 5), batch_size=2, num_canonical_lanes=12)
+    for _ in loader:
+        pass
+    dataset, stats = loader.dataset, loader.stats()
+    runs = lane_runs(dataset)
+    assert (len(dataset.shards), dataset.num_clips) == (2, 2 * 99)
+    assert 12 <= len(runs) <= 13  # a lane may go over from one video to the other
+    assert stats["opens"] == len(runs)
+    assert stats["seeks"] <= len(runs)
+    assert stats["frames_decoded"] <= sum(last + 1 - first + 20 for _, first, last in runs)
 
 
 def test_overlapping_clips_convert_no_frame_twice(numbered):

@@ -45,9 +45,8 @@ class OrderedDataset(HostDataset):
     def _init_order(self, lanes: tuple[int, int]) -> None:
         self._begun = self._iterated = self._over = False
         self._epoch = 0
-        self._order: tuple[tuple[int, ...], EpochOrder | DealtOrder] | None = (
-            None  # the last one, by what it was made for
-        )
+        # The last one, by what it was made for.
+        self._order: tuple[tuple[int, ...], EpochOrder | DealtOrder] | None = None
         # Whether an epoch has clips of some stream more than once. Asked for every sample, so settled here.
         self.repeats = any(stream.num_chosen > stream.num_clips for stream in self.streams)
         self._has_gaps = not all(stream.layout.kept.all() for stream in self.streams)
@@ -103,6 +102,12 @@ class OrderedDataset(HostDataset):
     def lanes(self) -> tuple[int, int]:
         """(slots, phases): their product is the number of canonical lanes; of each stream, where they are apart."""
         return int(self._point[2]), int(self._point[3])
+
+    @property
+    def num_lanes(self) -> int:
+        """All lanes there are."""
+        slots, phases = self.lanes
+        return slots * phases * (len(self.streams) if self.streams_apart else 1)
 
     def __len__(self) -> int:
         """Samples per rank in an epoch, repeats included."""

@@ -80,8 +80,7 @@ class LoaderTuner:
         depth = self._max_depth
         if not self._segment_bytes:
             return Bounds(dataset.predownload, depth, dataset.predownload, downloads=False)
-        slots, phases = dataset.lanes
-        ahead = max(dataset.cache_limit / self._segment_bytes - slots * phases / world.num_nodes, 0.0)
+        ahead = max(dataset.cache_limit / self._segment_bytes - dataset.num_lanes / world.num_nodes, 0.0)
         clips_per_segment = dataset.num_samples / dataset.num_shards
         return Bounds(
             max_predownload=int(ahead / (world.ranks_per_node * workers) * clips_per_segment),
