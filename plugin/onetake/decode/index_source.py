@@ -9,11 +9,11 @@ from tempfile import TemporaryDirectory
 
 from onetake.core.errors import FileChangedError, IndexFileError, SourceError
 from onetake.core.index import PacketTable, VideoIndex
-from onetake.decode.store import HEADER, INDEX_FILES, PACKETS_BIN, no_index, parse_header
+from onetake.decode.store import HEADER, INDEX_FOLDER, PACK_INDEX_FILES, PACKETS_BIN, no_index, parse_header
 from onetake.storage.base import Storage, StorageError
 from onetake.storage.open import open_storage
 
-__all__ = ["IndexSource", "index_folder"]
+__all__ = ["IndexSource", "find_index", "index_folder"]
 
 _EVERYTHING = 1 << 60
 _CHANGES = 3  # of packets.bin while one table is read, after which it is given up
@@ -67,7 +67,9 @@ class IndexSource:
             SourceError: the place can't be read.
             OSError: the folder can't be written.
         """
-        names = [name for name in INDEX_FILES if name not in (PACKETS_BIN, HEADER) and not (folder / name).exists()]
+        names = [
+            name for name in PACK_INDEX_FILES if name not in (PACKETS_BIN, HEADER) and not (folder / name).exists()
+        ]
         for name in names:
             part = folder / f".{name}.part"
             try:
@@ -125,18 +127,39 @@ class IndexSource:
         return self._tables_version
 
 
-@contextmanager
-def index_folder(location: str) -> Iterator[Path]:
-    """A folder that holds the tables of the index at ``location``: that itself, or a copy for as long as it is open.
+def find_index(videos: Storage) -> IndexSource:
+    """The index that stands beside videos, or in a pack.
 
     Raises:
         IndexFileError: there is none, or it can't be used.
         SourceError: the place can't be read.
     """
-    storage = open_storage(location)
-    if storage.root is not None:
-        yield storage.root
+    try:
+        return IndexSource(videos)
+    except IndexFileError as error:  # a pack's root has the index of MDS
+        reason = error
+    try:
+        videos.stat(f"{INDEX_FOLDER}/{HEADER}")
+    except (FileNotFoundError, NotADirectoryError, StorageError):
+        raise reason from None
+    return IndexSource(videos.below(INDEX_FOLDER))
+
+
+@contextmanager
+def index_folder(location: str, with_packets: bool = False) -> Iterator[Path]:
+    """A folder that holds the tables of the index at ``location`` (or of the pack there): where they are, or a copy for
+    as long as it is open; ``with_packets``: the packet tables, too.
+
+    Raises:
+        IndexFileError: there is none, or it can't be used.
+        SourceError: the place can't be read.
+    """
+    source = find_index(open_storage(location))
+    if source.storage.root is not None:
+        yield source.storage.root
         return
     with TemporaryDirectory(prefix="onetake-index-") as name:
-        IndexSource(storage).copy_tables(Path(name))
+        if with_packets:
+            source.storage.copy(PACKETS_BIN, 0, _EVERYTHING, Path(name, PACKETS_BIN))
+        source.copy_tables(Path(name))
         yield Path(name)

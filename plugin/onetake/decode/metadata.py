@@ -47,6 +47,15 @@ class Spans:
     def __len__(self) -> int:
         return len(self.video)
 
+    def to_table(self) -> pa.Table | None:
+        """As an index holds them; None if there are none."""
+        if not len(self):
+            return None
+        table = pa.Table.from_arrays([pa.array(getattr(self, name)) for name in SPAN_SCHEMA.names], schema=SPAN_SCHEMA)
+        for name in self.metadata.column_names:
+            table = table.append_column(name, self.metadata[name])
+        return table
+
 
 def column_problem(name: str) -> str | None:
     """Why metadata can't have this name; None if they can."""

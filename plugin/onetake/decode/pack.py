@@ -6,8 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
@@ -15,15 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from onetake.core.errors import IndexFileError, SourceError
+from onetake.core.errors import SourceError
 from onetake.core.index import FORMAT_VERSION, PacketTable, VideoIndex
-from onetake.core.packing import PackSpec, cut_video, gather, parse_bytes, whole_video
+from onetake.core.packing import PackSpec, TranscodeSpec, cut_video, gather, parse_bytes, whole_video
 from onetake.decode.engine import Crashed, check_engine, run_all
-from onetake.decode.pack_index import INDEX_FOLDER, write_pack_index
+from onetake.decode.index_source import index_folder
+from onetake.decode.index_writer import Annotations
+from onetake.decode.metadata import read_metadata, read_spans
+from onetake.decode.pack_index import write_pack_index
 from onetake.decode.pack_shard import Failure, PackedShard, Places, SegmentPlan, ShardPlan, pack_shard, shard_name
 from onetake.decode.pack_target import PackTarget
 from onetake.decode.remux import can_cut
-from onetake.decode.store import INDEX_FILES, read_header, read_index, read_table
+from onetake.decode.store import INDEX_FOLDER, read_header, read_index, read_table
 from onetake.storage.base import Storage
 from onetake.storage.open import open_storage
 
@@ -71,6 +73,7 @@ def pack_videos(
     segment_seconds: float = 60.0,
     overlap: float = 4.0,
     hashes: Sequence[str] = (),
+    transcode: TranscodeSpec | None = None,
     engine: str = "local",
     workers: int | None = None,
     progress: Progress | None = None,
@@ -91,6 +94,8 @@ def pack_videos(
         segment_seconds: how long a segment is at least; it ends at the next keyframe, or where it fills a shard.
         overlap: seconds of what follows that each segment carries, so that clips may run over its end by as much.
         hashes: names of hashes of each shard for MDS's index, such as "sha1".
+        transcode: encode anew instead of copying packets: frames keep their numbers and times. What a shard weighs is
+            then an estimate.
         engine: "local", or "ray": a Ray cluster, whose nodes see ``source`` and ``out`` by these names.
         workers: see ``engine.run_all``; above 1, call it under ``if __name__ == "__main__"``.
         progress: called as (bytes of the videos done, bytes in all, shard) after every shard.
@@ -102,10 +107,11 @@ def pack_videos(
             not done again), ``out`` holds something else, or another process packs into it.
     """
     check_engine(engine, workers)
-    spec = PackSpec(parse_bytes("shard_size", shard_size), segment_seconds, overlap, hashes=tuple(hashes))
+    shard_bytes = parse_bytes("shard_size", shard_size)
+    spec = PackSpec(shard_bytes, segment_seconds, overlap, hashes=tuple(hashes), transcode=transcode)
     places = Places(*(os.fspath(place) for place in (source, source if index is None else index, out)))
-    videos, found, target = (open_storage(place) for place in (places.videos, places.index, places.out))
-    with _index_folder(found) as folder:
+    videos, target = open_storage(places.videos), open_storage(places.out)
+    with index_folder(places.index, with_packets=True) as folder:
         if "pack" in read_header(folder):
             raise SourceError(f"{places.index} is the index of a pack already: pack the videos that it was made of")
         known = read_index(folder)
@@ -116,11 +122,14 @@ def pack_videos(
             header = pack.begin()
             if header is not None:
                 return _report(places.out, header, reused=header["pack"]["shards"])
-            plans = _plan(folder, known, spec)
+            metadata = read_metadata(folder, known)
+            plans = _plan(folder, known, metadata.to_pylist() or [{}] * len(known.videos), spec)
             shards, reused = _pack_all(pack, plans, partial(pack_shard, places, spec), engine, workers, progress)
             with tempfile.TemporaryDirectory(prefix="onetake-pack-") as scratch:
                 whole = len({part.video.video_id for plan in plans for part in plan.segments if part.is_whole})
-                write_pack_index(Path(scratch), shards, {"key": key, **spec.to_dict(), "whole": whole})
+                pack_settings = {"key": key, **spec.to_dict(), "whole": whole}
+                spans = read_spans(folder, known).to_table()
+                write_pack_index(Path(scratch), shards, pack_settings, Annotations(metadata, spans))
                 header = read_header(Path(scratch, INDEX_FOLDER))
                 pack.finish(Path(scratch))
     return _report(places.out, header, reused)
@@ -182,19 +191,21 @@ def _check_sizes(storage: Storage, index: VideoIndex) -> None:
             )
 
 
-def _plan(folder: Path, index: VideoIndex, spec: PackSpec) -> list[ShardPlan]:
-    """Every shard, and what it holds."""
+def _plan(folder: Path, index: VideoIndex, metadata: Sequence[dict[str, Any]], spec: PackSpec) -> list[ShardPlan]:
+    """Every shard, and what it holds; ``metadata`` of each video goes with its segments."""
     segments: list[SegmentPlan] = []
     firsts = np.searchsorted(index.video, np.arange(len(index.videos) + 1)).tolist()
     for number in range(len(index.videos)):
-        segments += _cut(folder, index, range(firsts[number], firsts[number + 1]), spec)
+        segments += _cut(folder, index, range(firsts[number], firsts[number + 1]), metadata[number], spec)
     shards = gather([segment.cut.num_bytes for segment in segments], spec.shard_bytes)
     return [ShardPlan(number, tuple(segments[run.start : run.stop])) for number, run in enumerate(shards)]
 
 
-def _cut(folder: Path, index: VideoIndex, own: range, spec: PackSpec) -> Iterator[SegmentPlan]:
+def _cut(
+    folder: Path, index: VideoIndex, own: range, metadata: dict[str, Any], spec: PackSpec
+) -> Iterator[SegmentPlan]:
     """The segments of one video, whose segments in the index are ``own``."""
-    video = replace(index.videos[index.video[own.start]], version="")
+    video = index.videos[index.video[own.start]]
     tables = [read_table(folder, index, segment) for segment in own]
     table = PacketTable.concatenate(tables)
     is_whole = spec.transcode is None and not can_cut(video, table)
@@ -214,7 +225,7 @@ def _cut(folder: Path, index: VideoIndex, own: range, spec: PackSpec) -> Iterato
             for at in own[first : last + 1]
         )
         moved = cut._replace(start_row=cut.start_row - skipped, stop_row=cut.stop_row - skipped)
-        yield SegmentPlan(video, moved, is_whole, parts, {})
+        yield SegmentPlan(video, moved, is_whole, parts, metadata)
 
 
 class _Count:
@@ -247,21 +258,3 @@ def _failed(failures: Sequence[Failure], shards: int) -> SourceError:
         f"{len(failures)} of {shards} shards could not be packed; the others are kept. Mend these, and run the same "
         "command again:\n" + "\n".join(sorted(lines)[:_FAILURES_SHOWN])
     )
-
-
-@contextmanager
-def _index_folder(storage: Storage) -> Iterator[Path]:
-    """The index, on this machine: where it is, or a copy."""
-    if storage.root is not None:
-        yield storage.root
-        return
-    with tempfile.TemporaryDirectory(prefix="onetake-pack-") as scratch:
-        for name in INDEX_FILES:
-            try:
-                entry = storage.stat(name)
-                storage.copy(name, 0, entry.size, Path(scratch, name), entry.version)
-            except FileNotFoundError:
-                raise IndexFileError(
-                    f"no index in {storage.location}: run `onetake index` first, or say where it is with --index"
-                ) from None
-        yield Path(scratch)

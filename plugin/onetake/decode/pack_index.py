@@ -15,18 +15,16 @@ from numpy.typing import NDArray
 
 from onetake.core.errors import IndexFileError, VideoError
 from onetake.core.index import Keyframes, VideoIndex
-from onetake.decode.index_writer import IndexedVideo, write_index
+from onetake.decode.index_writer import Annotations, IndexedVideo, write_index
 from onetake.decode.mds import index_bytes
 from onetake.decode.pack_shard import PackedSegment, PackedShard
-from onetake.decode.store import HEADER, INDEX_FILES
+from onetake.decode.store import HEADER, INDEX_FOLDER, PACK_INDEX_FILES, SHARDS
 from onetake.decode.validate import safe_path
 
-__all__ = ["INDEX_FOLDER", "PACK_FILES", "SHARDS", "PackedShards", "read_shards", "write_pack_index"]
+__all__ = ["PACK_FILES", "PackedShards", "read_shards", "write_pack_index"]
 
-INDEX_FOLDER = "onetake"  # our own index of the pack, below its root
-SHARDS = "shards.parquet"
 # Below the pack's root, in the order in which they are written: what makes a pack of the shards comes last.
-PACK_FILES = (*(f"{INDEX_FOLDER}/{name}" for name in (SHARDS, *INDEX_FILES)), HEADER)
+PACK_FILES = (*(f"{INDEX_FOLDER}/{name}" for name in PACK_INDEX_FILES), HEADER)
 
 _SCHEMA = pa.schema(
     [
@@ -60,13 +58,14 @@ class PackedShards:
     last_pts: NDArray[np.int64]
 
 
-def write_pack_index(root: Path, shards: Sequence[PackedShard], pack: dict[str, Any]) -> None:
+def write_pack_index(root: Path, shards: Sequence[PackedShard], pack: dict[str, Any], annotations: Annotations) -> None:
     """Write ``PACK_FILES``; the same shards give the same bytes.
 
     Args:
         root: a folder on this machine.
         shards: all of the pack's, by number.
         pack: what the header is to say of the pack, "key" among it.
+        annotations: what the index of the videos says of them besides.
 
     Raises:
         VideoError: a video's segments can't be told to be of one video.
@@ -96,7 +95,7 @@ def write_pack_index(root: Path, shards: Sequence[PackedShard], pack: dict[str, 
         "bytes": sum(shard.num_bytes for shard in shards),
         "damaged": {video_id: count for video_id, count in sorted(lost.items()) if count},
     }
-    write_index(folder, [_indexed(own) for own in segments.values()], {"pack": pack})
+    write_index(folder, [_indexed(own) for own in segments.values()], {"pack": pack}, annotations)
     (root / HEADER).write_bytes(index_bytes([shard.entry for shard in shards]))
 
 

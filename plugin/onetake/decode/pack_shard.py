@@ -12,14 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from onetake.core.errors import OnetakeError, VideoError
+from onetake.core.errors import FileChangedError, OnetakeError, VideoError
 from onetake.core.index import CONTAINER, UNCHECKED, PacketTable, Video, packet_check
-from onetake.core.packing import MAX_SHARD_BYTES, Cut, PackSpec
+from onetake.core.packing import MAX_SHARD_BYTES, Cut, PackSpec, TranscodeSpec
 from onetake.decode.mds import shard_entry, write_shard
 from onetake.decode.remux import locate, remux
 from onetake.decode.segment import byte_range
 from onetake.decode.source import open_source
 from onetake.decode.store import PACKETS_BIN
+from onetake.decode.transcode import Transcoded, transcode
 from onetake.storage.base import Storage
 from onetake.storage.open import open_storage
 
@@ -145,14 +146,7 @@ def shard_name(number: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Made:
-    """A segment's sample of the shard, before its place in it is known.
-
-    Attributes:
-        video: the video, as it is in the pack.
-        data: the file.
-        table: its packets, whose offsets are counted from the file's start.
-        lost: see ``PackedSegment``.
-    """
+    """A segment's sample of the shard, before its place in it is known; see ``Transcoded``."""
 
     video: Video
     data: bytes
@@ -177,7 +171,7 @@ def pack_shard(places: Places, spec: PackSpec, plan: ShardPlan) -> PackedShard |
         return Failure(plan.number, video_id, str(error))
 
 
-def _write(out: Storage, spec: PackSpec, plan: ShardPlan, made: Sequence[_Made]) -> PackedShard:
+def _write(out: Storage, spec: PackSpec, plan: ShardPlan, made: Sequence[_Made | Transcoded]) -> PackedShard:
     samples = []
     for segment, item in zip(plan.segments, made, strict=True):
         first = item.table.pts[item.table.frame == segment.cut.first_frame]
@@ -210,8 +204,9 @@ def _write(out: Storage, spec: PackSpec, plan: ShardPlan, made: Sequence[_Made])
     return PackedShard(plan.number, entry, digest, tuple(_describe(*part) for part in parts))
 
 
-def _describe(plan: SegmentPlan, made: _Made, start: int) -> PackedSegment:
-    cut, video, table = plan.cut, made.video, made.table
+def _describe(plan: SegmentPlan, made: _Made | Transcoded, start: int) -> PackedSegment:
+    cut, table = plan.cut, made.table
+    video = replace(made.video, version="")  # the pack is the same wherever its videos were
     if video.kind == CONTAINER:
         place = start, len(made.data)
     else:
@@ -234,7 +229,7 @@ def _describe(plan: SegmentPlan, made: _Made, start: int) -> PackedSegment:
     return PackedSegment(video, row, frames, pts, table.to_bytes(), cut.stop_frame, last_pts, made.lost)
 
 
-def _make(videos: Storage, index: Storage, plan: SegmentPlan, spec: PackSpec) -> _Made:
+def _make(videos: Storage, index: Storage, plan: SegmentPlan, spec: PackSpec) -> _Made | Transcoded:
     table = PacketTable.concatenate(
         [
             PacketTable.from_bytes(index.read(PACKETS_BIN, offset, length), packets)
@@ -245,13 +240,34 @@ def _make(videos: Storage, index: Storage, plan: SegmentPlan, spec: PackSpec) ->
     try:
         if plan.is_whole:
             return _Made(video, _whole_file(videos, video, table), table)
+        if spec.transcode is not None:
+            return _transcode(videos, plan, table, spec.transcode)
         payloads = _read_packets(videos, video, table)
     except FileNotFoundError:
         raise VideoError(video.video_id, "is not there any more; put it back, and run the command again") from None
+    except FileChangedError:
+        raise VideoError(
+            video.video_id, "it changed since it was indexed; run `onetake index` again, and pack into another folder"
+        ) from None
     data = remux(video, table, payloads, plan.cut.first_frame)
-    check = np.array([packet_check(payload) for payload in payloads], np.uint32)  # some may have none so far
-    flags, offset = table.flags & ~np.uint8(UNCHECKED), locate(video, data, payloads)
-    return _Made(video, data, replace(table, offset=offset, flags=flags, check=check))
+    table = replace(
+        table,
+        offset=locate(video, data, payloads),
+        flags=table.flags & np.uint8(~UNCHECKED & 0xFF),  # now they are known
+        check=np.array([packet_check(payload) for payload in payloads], np.uint32),
+    )
+    return _Made(video, data, table)
+
+
+def _transcode(storage: Storage, plan: SegmentPlan, table: PacketTable, spec: TranscodeSpec) -> Transcoded:
+    video = plan.video
+    if storage.root is not None:
+        return transcode(video, open_source(video, table, storage.root / video.file), plan.cut, spec)
+    start, length = (0, video.file_bytes) if video.kind == CONTAINER else byte_range(table)
+    with tempfile.TemporaryDirectory(prefix="onetake-pack-") as folder:
+        path = Path(folder, "video")
+        storage.copy(video.file, start, length, path)
+        return transcode(video, open_source(video, table, path, start), plan.cut, spec)
 
 
 def _whole_file(storage: Storage, video: Video, table: PacketTable) -> bytes:
@@ -279,9 +295,10 @@ def _read_packets(storage: Storage, video: Video, table: PacketTable) -> list[by
     reached = np.maximum.accumulate(stops)
     first = np.flatnonzero(np.append(True, starts[1:] > reached[:-1] + _GAP))  # of each run of near packets
     payloads = [b""] * len(table)
+    version = video.version if np.any(table.flags & UNCHECKED) else None  # nothing else tells whether they changed
     for begin, end in zip(first.tolist(), [*first[1:].tolist(), len(order)], strict=True):
         start = int(starts[begin])
-        data = memoryview(storage.read(video.file, start, int(reached[end - 1]) - start))
+        data = memoryview(storage.read(video.file, start, int(reached[end - 1]) - start, version))
         for row in order[begin:end].tolist():
             at = int(table.offset[row]) - start
             payloads[row] = bytes(data[at : at + int(table.size[row])])

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from onetake.core.errors import SourceError
-from onetake.decode.pack_index import INDEX_FOLDER, PACK_FILES
+from onetake.decode.pack_index import PACK_FILES
 from onetake.decode.pack_shard import PackedShard, shard_name
+from onetake.decode.store import INDEX_FOLDER
 from onetake.storage.base import Storage
 
 __all__ = ["PackTarget"]

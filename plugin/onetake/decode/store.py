@@ -42,6 +42,9 @@ __all__ = [
 HEADER, VIDEOS, SEGMENTS, PACKETS_BIN = "index.json", "videos.parquet", "segments.parquet", "packets.bin"
 SPANS = "spans.parquet"
 INDEX_FILES = (VIDEOS, SEGMENTS, SPANS, PACKETS_BIN, HEADER)  # in the order in which they are written
+# Of a pack: the folder of the index below the pack's root, and a table more in it; see ``decode.pack_index``.
+INDEX_FOLDER, SHARDS = "onetake", "shards.parquet"
+PACK_INDEX_FILES = (SHARDS, *INDEX_FILES)
 
 SEGMENT_COLUMNS = tuple(field.name for field in fields(VideoIndex) if field.name not in ("generation", "videos"))
 # Per segment, a list with an entry for each keyframe that is shown: its frame and its pts, as steps from the entry

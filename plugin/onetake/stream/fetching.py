@@ -185,8 +185,10 @@ def open_for_lane(stream: VideoStream, shard: VideoShard) -> None:
 
 
 def close_for_lane(stream: VideoStream, shard: VideoShard, finished: bool) -> None:
-    """Say that a lane has left a segment; ``finished`` where this was the last to read it in the epoch."""
+    """Say that a lane has left a segment; ``finished`` where this was the last to read it in the epoch. What else is in
+    its shard may still be to come."""
     if stream.cache is not None:
+        finished = finished and shard.num_segments == 1
         stream.cache.let_go(_cached(stream, shard), opened=1, finished=finished)
 
 

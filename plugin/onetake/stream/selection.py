@@ -17,7 +17,7 @@ from onetake.core.columns import SPLIT
 from onetake.core.errors import IndexFileError, SpecError
 from onetake.core.index import VideoIndex
 from onetake.core.names import nearest
-from onetake.decode.index_source import IndexSource
+from onetake.decode.index_source import find_index
 from onetake.decode.metadata import read_metadata
 from onetake.decode.store import VIDEO_SCHEMA, VIDEOS
 from onetake.decode.where import Where, check_where, rows_where, where_columns, where_in_words
@@ -113,7 +113,7 @@ def settle_split(selection: Selection, index: Storage, beside_videos: bool) -> t
         return None, selection
     in_subfolder = split, replace(selection, split=None)
     try:
-        splits = IndexSource(index).splits
+        splits = find_index(index).splits
     except IndexFileError:
         return in_subfolder
     if split in splits:
@@ -122,7 +122,7 @@ def settle_split(selection: Selection, index: Storage, beside_videos: bool) -> t
         raise SpecError(f"split={split!r}: the index in {index.location} has no such split{nearest(split, splits)}")
     if beside_videos:
         try:
-            IndexSource(index.below(split))
+            find_index(index.below(split))
         except IndexFileError:
             raise SpecError(
                 f"split={split!r}: the index in {index.location} has no splits, and its subfolder {split!r} has no "

@@ -16,8 +16,7 @@ SEGMENT_SUFFIXES = (VIDEO_SUFFIX, ".mds")  # of what a cache holds, and may dele
 def cached_bytes(path: Path) -> int:
     """What a cached segment weighs, given its file; 0 unless all of it is there."""
     try:
-        size = path.stat().st_size
-        return size if path.suffix != VIDEO_SUFFIX else size + path.with_suffix(TABLE_SUFFIX).stat().st_size
+        return path.stat().st_size + path.with_suffix(TABLE_SUFFIX).stat().st_size
     except FileNotFoundError:
         return 0
 
@@ -41,6 +40,8 @@ class VideoShard(Reader):
         max_bytes: what its files weigh at most.
         in_place: it is read where the user has it, and never deleted.
     """
+
+    num_segments = 1  # in which clips start
 
     def __init__(self, dirname: str, segment: int, samples: int, max_bytes: int, in_place: bool) -> None:
         super().__init__(dirname, None, None, [], samples, None)

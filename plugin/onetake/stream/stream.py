@@ -22,11 +22,11 @@ from onetake.core.errors import IndexFileError, SpecError
 from onetake.core.index import CONTAINER, PacketTable, Video
 from onetake.core.layout import Layout, Timeline
 from onetake.decode.colour import check_color_matrix
-from onetake.decode.index_source import IndexSource
+from onetake.decode.index_source import IndexSource, find_index
 from onetake.decode.scale import FrameSize, check_frame_size
 from onetake.decode.segment import byte_range, most_bytes, run_table
 from onetake.decode.source import PacketSource, open_source
-from onetake.decode.store import INDEX_FILES, read_index, read_keyframes
+from onetake.decode.store import PACK_INDEX_FILES, read_index, read_keyframes
 from onetake.decode.validate import safe_path
 from onetake.storage.base import Storage, StorageError
 from onetake.storage.open import is_url, open_storage
@@ -43,6 +43,7 @@ from onetake.stream.cache import ledger_bytes
 from onetake.stream.cached_index import copy_index
 from onetake.stream.draws import EpochDraws
 from onetake.stream.fetch import check_video, fetch_segment, unreachable
+from onetake.stream.pack import Pack, PackShard, cached_table, check_shard, fetch_shard
 from onetake.stream.selection import Selection, choose, settle_split
 from onetake.stream.shard import VideoShard
 from onetake.stream.shared_cache import SharedCache
@@ -174,7 +175,7 @@ class VideoStream(Stream):
         root, beside = _open(self._index_location or self.videos_location), self._index_location is None
         self.subfolder, self.selection = settle_split(self.selection.or_else(selection), root, beside)
         self._videos = _open(self.videos_location, self.subfolder)
-        self._source = IndexSource(self._videos if beside else root)
+        self._source = find_index(self._videos) if beside else IndexSource(root)
         folder = self._source.storage.root
         if self.in_place:
             key = self.selection.key()
@@ -188,6 +189,7 @@ class VideoStream(Stream):
             folder = Path(self.local)
             copy_index(self._source, folder, world)
         self.index = read_index(folder)
+        self.pack = Pack.of(folder, self.index)
         chosen = choose(folder, self.index, self.selection, self.videos_location)
         keyframes = read_keyframes(folder, self.index) if self.clips.align else None
         self.metadata = chosen.metadata
@@ -195,6 +197,8 @@ class VideoStream(Stream):
         refuse_other_streams(self.layout.videos, self.stream_index, self.videos_location)
         if self.in_place:
             self._check_files()
+        if self.pack is not None:
+            self.pack.check_reach(self.layout, self.videos_location)
         self.segments: NDArray[np.int64] = np.flatnonzero(self.layout.num_clips)
         self.drawn_segments: NDArray[np.int64] = np.flatnonzero(self.layout.num_kept)
         self._timelines: OrderedDict[int, Timeline] = OrderedDict()
@@ -214,7 +218,9 @@ class VideoStream(Stream):
 
     @property
     def shard_of_segment(self) -> NDArray[np.int64]:
-        """int64 [S], rising: the shard that holds each segment of the index. In place, every segment is one."""
+        """int64 [S], never falling: the shard that holds each segment of the index. In place, every segment is one."""
+        if self.pack is not None:
+            return self.pack.shard_of_segment
         return np.arange(self.index.num_segments, dtype=np.int64)
 
     def clips_key(self) -> dict[str, Any]:
@@ -228,14 +234,20 @@ class VideoStream(Stream):
         return _digest(key)
 
     def _check_files(self) -> None:
-        """In place, every video that is read must be there as it was indexed."""
+        """In place, every video that is read must be there as it was indexed, or every shard as it was packed."""
+        if self.pack is not None:
+            self.pack.check_files(self._videos)
+            return
         for video in self.layout.videos:
             check_video(self._videos, video)
 
     # What streaming asks of a stream.
 
     def get_shards(self, world: World, allow_unsafe_types: bool) -> list[Any]:
-        """A shard for every segment in which a clip starts."""
+        """A shard for every segment, or MDS file of a pack, in which a clip starts."""
+        if self.pack is not None:
+            folder = self._videos.location if self.in_place else self.local
+            return self.pack.shards(folder, self.layout.num_clips, self.in_place)
         return [
             VideoShard(self.local, segment, int(self.layout.num_clips[segment]), most, self.in_place)
             for segment, most in zip(self.segments.tolist(), self.most_segment_bytes.tolist(), strict=True)
@@ -246,13 +258,15 @@ class VideoStream(Stream):
         """What each of ``segments`` weighs in the cache at most, int64."""
         if self.in_place:
             return np.zeros(len(self.segments), np.int64)
+        if self.pack is not None:
+            return self.pack.most_bytes(self.segments)
         return most_bytes(self.index, self.segments, self.layout.stop_frame[self.segments]) + 4096
 
     def get_index_size(self) -> int:
         """Bytes of the cache that the index takes."""
         if self.in_place:
             return 0
-        paths = (Path(self.local, name) for name in INDEX_FILES)
+        paths = (Path(self.local, name) for name in PACK_INDEX_FILES)
         return sum(path.stat().st_size for path in paths if path.exists())
 
     @property
@@ -272,9 +286,15 @@ class VideoStream(Stream):
         """
         if self.in_place or shard.bytes_on_disk():
             return 0
-        video = self.index.videos[self.index.video[shard.segment]]
-        self._retrying(lambda: fetch_segment(self._videos, video, self._read_run(shard.segment), shard), shard.segment)
+        self._retrying(lambda: self._fetch(shard), shard.segment)
         return shard.bytes_on_disk()
+
+    def _fetch(self, shard: VideoShard) -> None:
+        if isinstance(shard, PackShard):
+            fetch_shard(self._videos, shard, partial(self._source.read_table, self.index))
+            return
+        video = self.index.videos[self.index.video[shard.segment]]
+        fetch_segment(self._videos, video, self._read_run(shard.segment), shard)
 
     def _retrying(self, run: Callable[[], T], segment: int) -> T:
         """Do what needs the videos or their index, as often as is allowed."""
@@ -283,11 +303,14 @@ class VideoStream(Stream):
         except StorageError as error:
             raise unreachable(self._videos, self.index.videos[self.index.video[segment]], error) from None
 
-    def _read_run(self, segment: int) -> PacketTable:
-        layout = self.layout
+    def _read_run(self, segment: int, table: PacketTable | None = None) -> PacketTable:
+        """The packets that a segment's clips need; of a pack, ``table`` has them all, if it was read already."""
+        layout, stop = self.layout, int(self.layout.stop_frame[segment])
+        if self.pack is not None:
+            stop = min(stop, int(self.pack.stop_frame[segment]))
         stop_pts = int(layout.stop_pts[segment]) if layout.needs_timeline(segment) else None
-        read = partial(self._source.read_table, self.index)
-        return run_table(self.index, segment, int(layout.stop_frame[segment]), read, stop_pts)
+        read = partial(self._source.read_table, self.index) if table is None else lambda _: table
+        return run_table(self.index, segment, stop, read, stop_pts)
 
     def _run_table(self, segment: int) -> PacketTable:
         return self._retrying(lambda: self._read_run(segment), segment)
@@ -307,7 +330,10 @@ class VideoStream(Stream):
         return known
 
     def check_segment(self, shard: VideoShard) -> None:
-        """Raise SourceError unless the segment's video is there, as it was indexed."""
+        """Raise SourceError unless the segment's video is there, as it was indexed, or its shard."""
+        if isinstance(shard, PackShard):
+            check_shard(self._videos, shard.file, shard.num_bytes)
+            return
         check_video(self._videos, self.index.videos[self.index.video[shard.segment]])
 
     # What the reader asks.
@@ -320,6 +346,11 @@ class VideoStream(Stream):
             VideoError: the video was indexed, but cannot be opened.
         """
         video = self.index.videos[self.index.video[segment]]
+        if isinstance(shard, PackShard):
+            assert self.pack is not None
+            table = None if self.in_place else cached_table(shard, self.index, segment)
+            run = self._run_table(segment) if table is None else self._read_run(segment, table)
+            return video, self.pack.open(shard, segment, run)
         if self.in_place:
             check_video(self._videos, video)
             path = Path(self._videos.location, safe_path(video.file))

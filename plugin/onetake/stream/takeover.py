@@ -9,7 +9,7 @@ from sqlite3 import Connection
 from time import time_ns
 
 from onetake.core.errors import CacheError
-from onetake.decode.store import INDEX_FILES
+from onetake.decode.store import PACK_INDEX_FILES
 from onetake.stream.shard import SEGMENT_SUFFIXES, TABLE_SUFFIX, cached_bytes
 
 __all__ = ["MARKER", "claim_folder", "our_folders", "take_over", "throw_away"]
@@ -62,7 +62,7 @@ def take_over(db: Connection, root: Path, folder: int, name: str) -> None:
 
 def throw_away(folder: Path) -> None:
     """Delete a cache folder that holds no segment any more; what isn't ours stays."""
-    for name in (*INDEX_FILES, MARKER):
+    for name in (*PACK_INDEX_FILES, MARKER):
         (folder / name).unlink(missing_ok=True)
     with suppress(OSError):
         folder.rmdir()
