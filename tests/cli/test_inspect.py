@@ -17,7 +17,7 @@ from PIL import Image
 from onetake import ClipSpec, pack_videos
 from onetake.cli.main import main
 from onetake.decode.build import index_videos
-from onetake.decode.store import read_index, read_table
+from onetake.decode.store import INDEX_FILES, read_index, read_table
 from onetake.decode.synthetic import read_number, write_numbered_video
 from tests.cli.test_contact_sheet import places
 from tests.helpers import SPEC, make_loader
@@ -84,9 +84,23 @@ def test_tables_say_the_same(numbered):
 
 
 def test_the_index_may_lie_elsewhere(numbered, tmp_path):
-    for name in ("index.json", "videos.parquet", "segments.parquet", "packets.bin"):
+    for name in INDEX_FILES:
         (tmp_path / name).write_bytes((numbered / name).read_bytes())
     assert inspected(numbered, "--index", tmp_path)["generation"] == inspected(numbered)["generation"]
+
+
+def test_what_a_manifest_brought_is_told(numbered, tmp_path):
+    rows = ["path,label,start_frame,stop_frame", "a.mp4,cat,0,20", "a.mp4,dog,10,30", "b.mp4,cat,5,9"]
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+    index_videos(tmp_path / "list.csv", tmp_path, root=numbered, split={"val": 0.5}, workers=1)
+    summary = inspected(numbered, "--index", tmp_path, *CLIPS)
+    assert summary["videos"] == 2
+    assert summary["spans"] == 3
+    assert sum(summary["splits"].values()) == 2
+    assert "split" in summary["columns"]
+    shown = run(numbered, "--index", tmp_path, *CLIPS)
+    assert "annotated spans" in shown
+    assert "splits" in shown
 
 
 def test_a_spec_that_fits_no_video_is_told(numbered):

@@ -50,6 +50,7 @@ def inspect_command(
     """
     from onetake.core.summary import summarise, summarise_clips
     from onetake.decode.index_source import IndexSource, index_folder
+    from onetake.decode.metadata import read_metadata, read_spans
     from onetake.decode.pack_index import read_shards
     from onetake.decode.store import read_header, read_index, read_keyframes
     from onetake.storage.open import open_storage
@@ -64,12 +65,17 @@ def inspect_command(
     with index_folder(place) as folder:
         header, found = read_header(folder), read_index(folder)
         keyframes = read_keyframes(folder, found)
+        columns = {field.name: str(field.type) for field in read_metadata(folder, found).schema}
+        spans = len(read_spans(folder, found))
         shards = read_shards(folder, found, header) if "pack" in header else None
     summary: dict[str, Any] = {
         "source": source,
         "index": place,
         "generation": found.generation,
         **asdict(summarise(found, keyframes)),
+        "columns": columns,
+        "spans": spans,
+        "splits": header.get("splits") or {},
         "clips": {"spec": spec.to_dict(), **asdict(summarise_clips(found, keyframes, spec))},
     }
     if sheet is not None or measure is not None:

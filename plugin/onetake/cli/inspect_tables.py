@@ -42,6 +42,12 @@ def _dataset(summary: Mapping[str, Any]) -> Table:
         if summary[name]:
             title = {"sizes": "sizes (height x width)"}.get(name, name.replace("_", " "))
             table.add_row(title, _counts(summary[name]))
+    if summary["columns"]:
+        table.add_row("metadata", ", ".join(f"{name} ({kind})" for name, kind in summary["columns"].items()))
+    if summary["splits"]:
+        table.add_row("splits", ", ".join(f"{name} ({count:,})" for name, count in summary["splits"].items()))
+    if summary["spans"]:
+        table.add_row("annotated spans", f"{summary['spans']:,}")
     table.add_section()
     table.add_row("length of a video", _spread(summary["video_seconds"], in_time))
     table.add_row("bit rate", _spread(summary["bits_per_second"], lambda rate: f"{rate / 1e6:.3g} Mbit/s"))
