@@ -246,19 +246,28 @@ def test_a_process_of_its_own_says_nothing_beside(numbered, tmp_path):
     assert "measured, by one thread" in done.stdout
 
 
-def test_packs_are_inspected_and_checked(numbered, tmp_path):
-    pack = tmp_path / "pack"
-    pack_videos(numbered, pack, workers=1)
-    here, there = inspected(pack, "--check", *CLIPS), inspected(numbered, *CLIPS)
-    for name in ("videos", "frames", "seconds", "codecs", "sizes", "frame_rates", "keyframe_distances"):
-        assert here[name] == there[name], name
-    assert here["clips"]["clips"] == there["clips"]["clips"]
-    assert (here["check"]["files"], here["check"]["wrong"]) == (1, [])
-    (shard,) = pack.glob("*.mds")
+def test_packs_are_inspected_like_what_they_were_made_of(numbered, s3, tmp_path):
+    pack, sheet = tmp_path / "pack", tmp_path / "sheet.png"
+    pack_videos(numbered, pack, shard_size=1 << 18, segment_seconds=3, overlap=1.0, workers=1)
+    options = ("--sheet", sheet, "--count", 2, *CLIPS)
+    there = inspected(numbered, *options)
+    for place in (pack, s3(pack)):
+        here = inspected(place, "--check", "--measure", 2, *options)
+        assert here["check"]["files"] == len(list(pack.glob("*.mds"))) > 1
+        assert here["check"]["wrong"] == []
+        for name in ("videos", "frames", "seconds", "codecs", "sizes", "frame_rates", "keyframe_distances", "sheet"):
+            assert here[name] == there[name], name
+        assert here["clips"]["clips"] == there["clips"]["clips"]
+        assert here["measured"]["at_random"]["clips"] == 2
+
+
+def test_a_damaged_pack_is_told(numbered, tmp_path):
+    pack_videos(numbered, tmp_path, workers=1)
+    (shard,) = tmp_path.glob("*.mds")
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 0xFF
     shard.write_bytes(data)
-    result = invoke(pack, "--check")
+    result = invoke(tmp_path, "--check")
     assert result.exit_code == 1
     assert "not as indexed: 1 of 1 files" in result.stderr
     assert shard.name in result.stdout

@@ -49,7 +49,7 @@ def inspect_command(
     counts them.
     """
     from onetake.core.summary import summarise, summarise_clips
-    from onetake.decode.index_source import IndexSource, index_folder
+    from onetake.decode.index_source import find_index, index_folder
     from onetake.decode.metadata import read_metadata, read_spans
     from onetake.decode.pack_index import read_shards
     from onetake.decode.store import read_header, read_index, read_keyframes
@@ -61,7 +61,7 @@ def inspect_command(
     if sheet is not None:
         require_folder("--sheet", sheet)
     spec = clip_spec(clips)
-    place = _index_place(source) if index is None else index
+    place = source if index is None else index
     with index_folder(place) as folder:
         header, found = read_header(folder), read_index(folder)
         keyframes = read_keyframes(folder, found)
@@ -87,7 +87,7 @@ def inspect_command(
             summary["measured"] = asdict(measure_clips(source, index, spec, measure, seed))
     wrong = 0
     if check:
-        verification = _verify(open_storage(source), IndexSource(open_storage(place)), found, shards)
+        verification = _verify(open_storage(source), find_index(open_storage(place)), found, shards)
         summary["check"], wrong = asdict(verification), len(verification.wrong)
     if as_json:
         click.echo(json.dumps(summary, indent=2))
@@ -99,20 +99,6 @@ def inspect_command(
         raise SourceError(
             f"not as indexed: {wrong} of {verification.files} files; copy them again, or run `onetake index` again"
         )
-
-
-def _index_place(source: str) -> str:
-    """Where the index of ``source`` is, if nothing else is said: in the same place, or below it if that is a pack."""
-    from onetake.decode.pack_index import INDEX_FOLDER
-    from onetake.decode.store import HEADER
-    from onetake.storage.base import StorageError
-    from onetake.storage.open import open_storage
-
-    try:
-        open_storage(source).stat(f"{INDEX_FOLDER}/{HEADER}")
-    except (FileNotFoundError, StorageError):
-        return source
-    return f"{source.rstrip('/')}/{INDEX_FOLDER}"
 
 
 def _verify(files: Storage, tables: IndexSource, index: VideoIndex, shards: PackedShards | None) -> Verification:
