@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from onetake.storage.gs import GoogleHmacStorage, GoogleStorage
 from onetake.storage.local import LocalStorage
 from onetake.storage.open import open_storage
 from onetake.storage.s3 import S3Storage
+from tests.proxy import proxied
 from tests.servers import served
 from tests.storage.fakes import BUCKET, AzureHandler, GoogleHandler, new_service
 
@@ -24,14 +26,14 @@ BUCKETS = KINDS[1:]
 
 @pytest.fixture
 def place(request, tmp_path, monkeypatch):
-    """The URL of an empty place of the kind named, and (for the fakes) the handler that serves it."""
+    """The URL of an empty place of the kind named, and (for the fakes) the handler that serves it, and where."""
     kind = request.param
     for name in ("GCS_KEY", "GCS_SECRET", "GOOGLE_APPLICATION_CREDENTIALS", "AZURE_ACCOUNT_NAME"):
         monkeypatch.delenv(name, raising=False)
     if kind == "folder":
-        yield str(tmp_path / "place"), None
+        yield str(tmp_path / "place"), None, None
     elif kind == "s3":
-        yield request.getfixturevalue("s3")(), None
+        yield request.getfixturevalue("s3")(), None, None
     else:
         handler = new_service(GoogleHandler if kind == "gs" else AzureHandler)
         with served(handler) as url:
@@ -40,7 +42,7 @@ def place(request, tmp_path, monkeypatch):
                 "AZURE_STORAGE_CONNECTION_STRING",
                 f"DefaultEndpointsProtocol=http;AccountName=me;AccountKey={KEY};BlobEndpoint={url}/me;",
             )
-            yield f"{kind}://{BUCKET}", handler
+            yield f"{kind}://{BUCKET}", handler, url
 
 
 @pytest.fixture
@@ -237,3 +239,19 @@ def test_a_folder_keeps_its_old_file_when_writing_fails(tmp_path):
         storage.write("a", tmp_path / "missing")
     assert storage.read_all("a") == b"old"
     assert [entry.file for entry in storage.list()] == ["a"]
+
+
+@pytest.mark.parametrize("how", ["503", "reset", "truncate"])
+@pytest.mark.parametrize("place", ["gs", "az"], indirect=True)
+def test_an_answer_that_is_spoilt_is_asked_for_again(place, put, monkeypatch, how):
+    """Of S3, ``test_breaks`` shows this and more."""
+    data = bytes(range(256)) * 1000
+    put("a.mp4", data)
+    with proxied(place[2]) as proxy:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", proxy.url)
+        connection = os.environ["AZURE_STORAGE_CONNECTION_STRING"].replace(place[2], proxy.url)
+        monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", connection)
+        hows = [how]
+        proxy.spoil = lambda method, path: hows.pop() if hows else None
+        assert open_storage(place[0]).read("a.mp4", 1000, 200_000) == data[1000:201_000]
+    assert [request.how for request in proxy.requests] == [how, "206"]

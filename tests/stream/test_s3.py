@@ -154,7 +154,7 @@ def check_fetched(proxy: Proxy, loader, videos: Path) -> None:
     size = {name: (videos / name).stat().st_size for name in INDEX_FILES}
     for name in ("videos.parquet", "segments.parquet"):
         assert size[name] <= of_index[name] < 2 * size[name]  # once; and what broke off
-    # A segment's clips end in the next one, whose table they need too.
+    # With a segment's table comes that of the next one, in which its clips end.
     assert of_index[PACKETS_BIN] <= 2 * size[PACKETS_BIN] * (segments + LANES - 1) / segments * 1.1
 
 

@@ -16,6 +16,7 @@ from onetake.storage.open import open_storage
 __all__ = ["IndexSource", "find_index", "index_folder"]
 
 _EVERYTHING = 1 << 60
+_KEPT_AHEAD = 16  # packet tables that came with another one
 _CHANGES = 3  # of packets.bin while one table is read, after which it is given up
 
 
@@ -41,6 +42,7 @@ class IndexSource:
         splits = parse_header(self._header, HEADER).get("splits")
         self.splits: dict[str, int] = splits if isinstance(splits, dict) else {}
         self._tables_version: str | None = None
+        self._ahead: dict[int, bytes] = {}
 
     def _read_header(self) -> bytes:
         try:
@@ -90,16 +92,41 @@ class IndexSource:
         part.replace(folder / HEADER)  # last: its presence says that all are there
 
     def read_table(self, index: VideoIndex, segment: int) -> PacketTable:
-        """One segment's packet table, in one request. ``index`` is this one, read.
+        """One segment's packet table. ``index`` is this one, read.
+
+        A segment's clips end in the next one: its table comes with the same request, and is kept until it is asked for.
 
         Raises:
             IndexFileError: it was rebuilt since, or is damaged.
             StorageError: the place can't be read.
         """
-        offset, length = int(index.table_offset[segment]), int(index.table_length[segment])
+        start, length = int(index.table_offset[segment]), int(index.table_length[segment])
+        data = self._ahead.pop(segment, None)
+        if data is None:
+            data = self._read_tables(start, length + self._next_length(index, segment))
+            if len(data) > length:
+                self._ahead[segment + 1] = data[length:]
+                while len(self._ahead) > _KEPT_AHEAD:
+                    self._ahead.pop(next(iter(self._ahead)), None)
+                data = data[:length]
+        if len(data) < length:
+            raise IndexFileError(f"{PACKETS_BIN} is damaged (cut off): run `onetake index` again")
+        return PacketTable.from_bytes(data, int(index.num_packets[segment]))
+
+    @staticmethod
+    def _next_length(index: VideoIndex, segment: int) -> int:
+        """Bytes of the next segment's table, if it is of the same video and stands next to this one's; else 0."""
+        after = segment + 1
+        if after == index.num_segments or index.video[after] != index.video[segment]:
+            return 0
+        adjoins = index.table_offset[after] == index.table_offset[segment] + index.table_length[segment]
+        return int(index.table_length[after]) if adjoins else 0
+
+    def _read_tables(self, start: int, length: int) -> bytes:
+        """A stretch of packets.bin, as it is in this generation."""
         for _ in range(_CHANGES):
             try:
-                data = self.storage.read(PACKETS_BIN, offset, length, self._version_of_tables())
+                return self.storage.read(PACKETS_BIN, start, length, self._version_of_tables())
             except FileChangedError:
                 self._tables_version = None
             except FileNotFoundError as error:
@@ -107,10 +134,6 @@ class IndexSource:
                     f"{self.storage.location}/{PACKETS_BIN} cannot be read ({error.strerror}): "
                     "run `onetake index` again"
                 ) from None
-            else:
-                if len(data) < length:
-                    raise IndexFileError(f"{PACKETS_BIN} is damaged (cut off): run `onetake index` again")
-                return PacketTable.from_bytes(data, int(index.num_packets[segment]))
         raise self._rebuilt()
 
     def _version_of_tables(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -380,4 +381,4 @@ def _open(location: str, subfolder: str | None = None) -> Storage:
 
 
 def _temporary_folder(name: str) -> Path:
-    return Path(tempfile.gettempdir(), f"onetake-{name}")
+    return Path(tempfile.gettempdir(), f"onetake-{name}-{os.getuid()}")  # several users share that folder
