@@ -97,6 +97,12 @@ def test_the_host_makes_its_spanner_where_ours_takes_its_place():
         assert "shard_id, _ = self.spanner[sample_id]" in inspect.getsource(getattr(streaming.StreamingDataset, user))
 
 
+def test_the_host_refuses_to_share_a_folder_by_a_name_that_ours_changes():
+    assert "Reused local directory" in inspect.getsource(prefix)
+    assert inspect.getsource(streaming.StreamingDataset.__init__).count("get_shm_prefix(") == 1
+    assert list(inspect.signature(prefix.get_shm_prefix).parameters)[:2] == ["streams_local", "streams_remote"]
+
+
 @pytest.mark.parametrize("sizes", [[3], [3, 1, 4, 1, 5], [0, 2, 0, 0, 3, 0], [1200, 900, 3000]])
 def test_our_spanner_tells_what_the_hosts_does(sizes):
     ours, hosts = _Spanner(np.array(sizes)), Spanner(np.array(sizes))
@@ -166,7 +172,6 @@ def test_the_events_the_host_sets_are_ours():
     source = inspect.getsource(streaming.StreamingDataset)
     assert "if not hasattr(self, '_event')" in source
     assert source.count("self._event.is_set()") >= 5
-    assert "Reused local directory" in inspect.getsource(prefix)
 
 
 def test_a_failed_stock_download_would_have_hung():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,7 +74,7 @@ class IndexSource:
             name for name in PACK_INDEX_FILES if name not in (PACKETS_BIN, HEADER) and not (folder / name).exists()
         ]
         for name in names:
-            part = folder / f".{name}.part"
+            part = folder / f".{name}.{os.getpid()}.part"
             try:
                 self.storage.copy(name, 0, _EVERYTHING, part)
             except FileNotFoundError:  # not every index has all; those that must be there are missed by its reader

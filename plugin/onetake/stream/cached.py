@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from onetake.stream.caching import bring, let_go
 from onetake.stream.compat import World
-from onetake.stream.fetching import bring, let_go
 from onetake.stream.ordered import OrderedDataset
 from onetake.stream.shared_cache import SharedCache
 
@@ -13,7 +13,7 @@ __all__ = ["CachedDataset"]
 
 
 class CachedDataset(OrderedDataset):
-    """A dataset whose streams have a part of the machine's cache; see ``fetching.open_caches``."""
+    """A dataset whose streams have a part of the machine's cache; see ``caching.open_caches``."""
 
     def epoch_work(self, epoch: int, sample_in_epoch: int, world: World) -> Sequence[int]:
         for cache in self._caches():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import pickle
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -33,20 +34,28 @@ from onetake.stream.checks import check_count
 __all__ = ["HostDataset", "HostLoader", "SharedFlag", "World"]
 
 _OF_ONE_PROCESS = ("_cache_filelock", "_executor", "_iterator")
-_SPANNER_LOCK = Lock()
+_HOST_LOCK = Lock()
+_MAX_ERROR_BYTES = 4096
 _AGAIN_SECONDS = 0.05  # until a shard that could not be had is asked for again
 
 
 class SharedFlag:
-    """A flag that all processes sharing it see, with a number that says why: stands in for threading.Event."""
+    """A flag that all processes sharing it see, with a number and an error that say why: stands in for
+    threading.Event."""
 
     def __init__(self) -> None:
         self._value = torch.full((1,), -1, dtype=torch.int64).share_memory_()
+        self._error = torch.zeros(_MAX_ERROR_BYTES, dtype=torch.uint8).share_memory_()
 
-    def set(self, value: int = 0) -> None:
-        """Raise the flag, unless it is up."""
-        if not self.is_set():
-            self._value[0] = value
+    def set(self, value: int = 0, error: BaseException | None = None) -> None:
+        """Raise the flag, unless it is up. An error goes along if it is one of ours, and short enough."""
+        if self.is_set():
+            return
+        data = pickle.dumps(error) if isinstance(error, OnetakeError) else b""
+        length = len(data) if len(data) <= _MAX_ERROR_BYTES else 0
+        self._error.numpy()[:] = 0
+        self._error.numpy()[:length] = np.frombuffer(data[:length], np.uint8)
+        self._value[0] = value
 
     def clear(self) -> None:
         """Take the flag down."""
@@ -60,6 +69,12 @@ class SharedFlag:
     def value(self) -> int:
         """What the flag was set with; -1 while it is down."""
         return int(self._value[0])
+
+    @property
+    def error(self) -> Exception | None:
+        """The error that the flag was set with, if it could go along."""
+        data = self._error.numpy().tobytes()
+        return pickle.loads(data) if data[0] else None
 
 
 class _Spanner:
@@ -82,15 +97,24 @@ class _Spanner:
 
 
 @contextmanager
-def _own_spanner() -> Iterator[None]:
-    """The host offers no way to give it another one: while it makes a dataset, ours goes by the name of its own."""
-    with _SPANNER_LOCK:
-        hosts = streaming_dataset.Spanner
-        streaming_dataset.Spanner = _Spanner  # type: ignore[misc, assignment]
+def _in_place_of_the_hosts(name: str) -> Iterator[None]:
+    """The host offers no way to give it another spanner, nor to share a cache: it takes the name of a folder that
+    another dataset has for an error. While it makes a dataset, ours go by the names of its own.
+
+    Args:
+        name: the dataset's own, the same in each of its ranks.
+    """
+    with _HOST_LOCK:
+        hosts = streaming_dataset.Spanner, streaming_dataset.get_shm_prefix
+
+        def get_shm_prefix(streams_local: list[str], *others: Any) -> Any:
+            return hosts[1]([f"{local}#{name}" for local in streams_local], *others)
+
+        streaming_dataset.Spanner, streaming_dataset.get_shm_prefix = _Spanner, get_shm_prefix  # type: ignore
         try:
             yield
         finally:
-            streaming_dataset.Spanner = hosts  # type: ignore[misc]
+            streaming_dataset.Spanner, streaming_dataset.get_shm_prefix = hosts  # type: ignore[misc]
 
 
 class _DeepIterator(_MultiProcessingDataLoaderIter):
@@ -160,12 +184,12 @@ class HostDataset(StreamingDataset):
     of what is being read. So what is prepared is ready.
     """
 
-    def __init__(self, *, batch_size: int, predownload: int, **kwargs: Any) -> None:
+    def __init__(self, *, name: str, batch_size: int, predownload: int, **kwargs: Any) -> None:
         self._event = SharedFlag()  # type: ignore[assignment]  # else created per process by __iter__
         self._failure: Exception | None = None
         self._owner_pid: int | None = os.getpid()
         self._iterating_pid: int | None = None
-        with _own_spanner():  # the host warns of less than a batch ahead, which is the user's to choose
+        with _in_place_of_the_hosts(name):  # the host warns of less than a batch ahead, which is the user's to choose
             super().__init__(batch_size=batch_size, predownload=max(predownload, batch_size), **kwargs)
         self.predownload = predownload
 
@@ -276,13 +300,16 @@ class HostDataset(StreamingDataset):
     def bring_now(self, shard_id: int) -> None:
         """Have a shard at hand until ``let_shard_go``, or raise why another worker of the rank has failed."""
         if not self._bring(shard_id, True):
-            raise self._failure or self.failure(self._event.value)  # type: ignore[attr-defined]
+            raise self._reason()
+
+    def _reason(self) -> Exception:
+        return self._failure or self._event.error or self.failure(self._event.value)  # type: ignore[attr-defined]
 
     def _bring(self, shard_id: int, urgent: bool) -> bool:
         try:
             return self.bring_shard(shard_id, urgent)
-        except BaseException:
-            self._event.set(int(shard_id))  # type: ignore[call-arg]
+        except BaseException as error:
+            self._event.set(int(shard_id), error)  # type: ignore[call-arg]
             raise
 
     def _prepare_thread(self, it: _Iterator) -> None:
@@ -346,11 +373,11 @@ class HostDataset(StreamingDataset):
             if mine is not None:
                 mine.sample_ids = ()  # the host never lets go of an iterator
             if self._event.is_set():
-                raise self._failure or self.failure(self._event.value)  # type: ignore[attr-defined]
+                raise self._reason()
         except RuntimeError as error:
             if isinstance(error, OnetakeError) or not self._event.is_set():
                 raise
-            raise (self._failure or self.failure(self._event.value)) from None  # type: ignore[attr-defined]
+            raise self._reason() from None
         finally:
             if mine is not None:
                 mine.non_blocking_exit()

@@ -18,11 +18,12 @@ from torch.utils.data import get_worker_info
 from onetake.core.batching import APART
 from onetake.core.clips import ClipSpec
 from onetake.core.draw import SHUFFLE_GROUPS
-from onetake.core.errors import CacheError, OnetakeError, SourceError, SpecError, VideoError
+from onetake.core.errors import OnetakeError, SourceError, SpecError, VideoError
 from onetake.core.seeds import sample_seed
 from onetake.core.tuner import PREDOWNLOAD_BATCHES
 from onetake.decode.scale import FrameSize, check_frame_size, check_scaling
 from onetake.stream.cached import CachedDataset
+from onetake.stream.caching import open_caches
 from onetake.stream.checks import (
     check_cache_limit,
     check_choice,
@@ -38,7 +39,6 @@ from onetake.stream.checks import (
 from onetake.stream.compat import World
 from onetake.stream.counters import Count, Counters, Spent, spending
 from onetake.stream.damage import ON_ERROR, Damage, check_bad_fraction
-from onetake.stream.fetching import open_caches
 from onetake.stream.memory import plan_memory
 from onetake.stream.metadata import SampleMetadata
 from onetake.stream.reader import ClipPlace, LaneReader, LaneTurn
@@ -191,7 +191,7 @@ class VideoDataset(CachedDataset):
             cache_limit = check_cache_limit(cache_limit, streams)
         ranks_of_node = max(world.ranks_per_node, replication)  # that read different lanes, and those again
         lanes_of_node = -(-lanes[0] * lanes[1] * times * ranks_of_node // world.num_ranks)
-        cache_limit = open_caches(streams, world, cache_limit, lanes_of_node, predownload)
+        cache_limit, name = open_caches(streams, world, cache_limit, lanes_of_node, predownload)
         self.metadata = SampleMetadata(streams)
         self.form = SampleForm(layout, clips_per_sample)
         self.transform = transform
@@ -202,6 +202,7 @@ class VideoDataset(CachedDataset):
         self._damage = Damage(on_error, max_bad_fraction, sum(len(stream.index.videos) for stream in streams))
         self._reader: LaneReader | None = None
         host = dict(
+            name=name,
             streams=streams,
             batch_size=batch_size,
             shuffle=shuffle,
@@ -214,23 +215,14 @@ class VideoDataset(CachedDataset):
         self._init_order(lanes)
 
     def _init_host(self, arguments: dict[str, Any]) -> None:
-        """streaming takes a cache for in use until the workers of a job that was killed have noticed."""
         deadline = time.monotonic() + 20
         while True:
             try:
                 super().__init__(**arguments)
                 return
-            except FileExistsError:  # another job took the same name at the same moment
+            except FileExistsError:  # another job took the same shared memory at the same moment
                 if World.detect().num_ranks > 1 or time.monotonic() > deadline:
                     raise
-            except ValueError as error:
-                if "Reused local directory" not in str(error):
-                    raise
-                if time.monotonic() > deadline:
-                    raise CacheError(
-                        f"another dataset of this machine uses the same cache ({arguments['streams'][0].local}): "
-                        "give each a local= of its own. If none is running, delete what one left in /dev/shm"
-                    ) from None
             for stream in arguments["streams"]:
                 stream.forget_weights()
             time.sleep(0.5)

@@ -18,7 +18,7 @@ from onetake.core.index import Video
 from onetake.core.layout import Timeline
 from onetake.decode.decoder import ClipDecoder, Counters
 from onetake.decode.scale import converter
-from onetake.stream.fetching import close_for_lane, open_for_lane
+from onetake.stream.caching import close_for_lane, open_for_lane
 from onetake.stream.shard import VideoShard
 from onetake.stream.stream import VideoStream
 

@@ -15,12 +15,14 @@ from typing import NamedTuple
 from onetake.core.errors import CacheError
 from onetake.stream.cache import Room, default_limit
 from onetake.stream.ledger import Database, Ledger, guard
+from onetake.stream.nodes import NodeMark
 from onetake.stream.shard import cached_bytes, remove_cached
-from onetake.stream.takeover import our_folders, take_over, throw_away
+from onetake.stream.takeover import is_ours, our_folders, take_over, throw_away
 
 __all__ = ["CachedSegment", "SharedCache", "Standing"]
 
 _CLEARING_SECONDS = 1.0
+_OF_ONE_PROCESS = ("_pid", "_holds", "_cleared", "_mark")
 
 
 class CachedSegment(NamedTuple):
@@ -73,9 +75,10 @@ class SharedCache:
         self._pid = os.getpid()
         self._holds: dict[CachedSegment, _Hold] = {}
         self._cleared = 0.0
+        self._mark: NodeMark | None = None
 
     def __getstate__(self) -> dict[str, object]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_pid", "_holds", "_cleared")}
+        return {name: value for name, value in self.__dict__.items() if name not in _OF_ONE_PROCESS}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
@@ -88,15 +91,20 @@ class SharedCache:
 
     # Opening.
 
-    def open(self) -> int:
+    def open(self, for_node: bool) -> int:
         """Take part: take over what earlier runs left, and see that there is room beside the others.
+
+        Args:
+            for_node: whether to see, for all processes of this machine, that no other uses the folder.
 
         Returns:
             The limit, in bytes.
 
         Raises:
-            CacheError: there is none.
+            CacheError: there is no room, or another machine uses the folder.
         """
+        if for_node:
+            self._mark = NodeMark(self._ledger.folder / "nodes")
         with self._ledger.transaction() as db:
             self._ledger.clear_away_the_dead(db)
             self._register(db)
@@ -127,8 +135,11 @@ class SharedCache:
             if name in self._folders:
                 self._ids[name] = number
                 db.execute("UPDATE folders SET fixed = ? WHERE id = ?", (self._folders[name], number))
-            elif not held and not db.execute("SELECT 1 FROM leases WHERE folder = ?", (number,)).fetchone():
-                throw_away(self.root / name)
+                continue
+            if db.execute("SELECT 1 FROM leases WHERE folder = ?", (number,)).fetchone():
+                continue
+            if not is_ours(self.root / name) or (not held and throw_away(self.root / name)):
+                db.execute("DELETE FROM segments WHERE folder = ?", (number,))
                 db.execute("DELETE FROM folders WHERE id = ?", (number,))
 
     def _settle_limit(self, db: Database) -> None:
@@ -348,6 +359,8 @@ class SharedCache:
 
     def end(self) -> None:
         """Take no part any more; see ``Ledger.end``."""
+        if self._mark is not None and self._pid == os.getpid():
+            self._mark.end()
         self._ledger.end()
 
     def _known_holds(self) -> dict[CachedSegment, _Hold]:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 from sqlite3 import Connection
-from time import time_ns
+from time import time, time_ns
 
 from onetake.core.errors import CacheError
 from onetake.decode.store import PACK_INDEX_FILES
 from onetake.stream.shard import SEGMENT_SUFFIXES, TABLE_SUFFIX, cached_bytes
 
-__all__ = ["MARKER", "claim_folder", "our_folders", "take_over", "throw_away"]
+__all__ = ["MARKER", "claim_folder", "is_ours", "our_folders", "take_over", "throw_away"]
 
 MARKER = ".onetake-cache"
+_PART = re.compile(r"\..+(\.bytes|\.table|\.mds)\..*part")  # of a segment that is being fetched
+_OPENING_SECONDS = 3600
 _TEXT = "Segments of videos that onetake fetched, and may delete at any time.\n"
 
 
@@ -27,6 +30,7 @@ def claim_folder(folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / MARKER).exists():
+        os.utime(folder / MARKER)
         return
     if any(folder.iterdir()):
         raise CacheError(
@@ -36,9 +40,14 @@ def claim_folder(folder: Path) -> None:
     (folder / MARKER).write_text(_TEXT)
 
 
+def is_ours(folder: Path) -> bool:
+    """Whether a folder is there, and marked."""
+    return (folder / MARKER).is_file() and not folder.is_symlink()
+
+
 def our_folders(root: Path) -> list[str]:
     """Names of the cache folders below ``root``."""
-    return sorted(entry.name for entry in root.iterdir() if (entry / MARKER).is_file() and not entry.is_symlink())
+    return sorted(entry.name for entry in root.iterdir() if is_ours(entry))
 
 
 def take_over(db: Connection, root: Path, folder: int, name: str) -> None:
@@ -47,7 +56,7 @@ def take_over(db: Connection, root: Path, folder: int, name: str) -> None:
     there, tables = set(), set()
     with os.scandir(root / name) as entries:
         for entry in entries:
-            if entry.name.startswith(".") and entry.name.endswith(".part"):
+            if _PART.fullmatch(entry.name):
                 os.unlink(entry.path)
             elif entry.name.endswith(TABLE_SUFFIX):
                 tables.add(entry.name.removesuffix(TABLE_SUFFIX))
@@ -60,9 +69,13 @@ def take_over(db: Connection, root: Path, folder: int, name: str) -> None:
     db.executemany("INSERT INTO segments (folder, name, bytes, used_at) VALUES (?, ?, ?, ?)", found)
 
 
-def throw_away(folder: Path) -> None:
-    """Delete a cache folder that holds no segment any more; what isn't ours stays."""
+def throw_away(folder: Path) -> bool:
+    """Delete a cache folder that holds no segment any more, unless somebody may be about to open it; what isn't ours
+    stays."""
+    if time() - (folder / MARKER).stat().st_mtime < _OPENING_SECONDS:
+        return False
     for name in (*PACK_INDEX_FILES, MARKER):
         (folder / name).unlink(missing_ok=True)
     with suppress(OSError):
         folder.rmdir()
+    return True

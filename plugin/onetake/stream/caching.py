@@ -6,7 +6,9 @@ import errno
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from secrets import token_hex
 from time import monotonic, sleep
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,12 +25,14 @@ __all__ = ["WAIT_SECONDS", "bring", "close_for_lane", "let_go", "open_caches", "
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 WAIT_SECONDS = 0.05  # until what could not be had is asked for again
 
 
 def open_caches(
     streams: Sequence[VideoStream], world: World, limit: int | None, lanes: int, predownload: int
-) -> int | None:
+) -> tuple[int | None, str]:
     """Give each stream that has a remote its part of the machine's cache.
 
     Every rank calls it, and all of them raise if one does.
@@ -41,7 +45,8 @@ def open_caches(
         predownload: clips per worker whose segments are fetched ahead.
 
     Returns:
-        What the streams' cache may hold, in bytes; None if all of them are read in place.
+        What the streams' cache may hold, in bytes, None if all of them are read in place; and a name that the ranks
+        have in common, and no other dataset has.
 
     Raises:
         CacheError: the limit, or the disk, is too small; names the smallest that works.
@@ -52,7 +57,8 @@ def open_caches(
         limit = _open(cached, world, limit, lanes, predownload) if cached else None
     except OnetakeError as failure:
         error = failure
-    others = _errors_of_all(str(error) if error else None)
+    errors, names = zip(*_gather((str(error) if error else None, token_hex(8))), strict=True)
+    others = [text for text in errors if text is not None]
     if error is None and others:
         error = CacheError(f"another rank can't use its cache: {others[0]}")
     if error is not None:
@@ -60,7 +66,7 @@ def open_caches(
             if stream.cache is not None:
                 stream.cache.end()
         raise error
-    return limit
+    return limit, names[0]
 
 
 def _open(streams: Sequence[VideoStream], world: World, limit: int | None, lanes: int, predownload: int) -> int:
@@ -91,9 +97,9 @@ def _open_root(
     if limit is not None and limit < least:
         raise CacheError(f"cache_limit={limit:,} bytes is {too_small.format('Raise cache_limit=')}")
     cache = SharedCache(root, fixed, limit, -(-lane_bytes(sizes, lanes) // world.ranks_per_node))
-    room = cache.open()
     for stream in streams:
         stream.cache = cache
+    room = cache.open(for_node=world.is_local_leader)
     if room < least:
         remedy = "Make room on the disk, give another local="
         raise CacheError(f"the cache {root} may take {room:,} bytes of the disk, which is {too_small.format(remedy)}")
@@ -103,11 +109,11 @@ def _open_root(
     return room
 
 
-def _errors_of_all(error: str | None) -> list[str]:
-    """What went wrong in any rank: each learns it, so that none waits for one that is gone."""
+def _gather(value: T) -> list[T]:
+    """What each rank says. None of them goes on, or waits for one that is gone, before it knows of the others."""
     was_alone = maybe_init_dist()
     try:
-        return [text for text in all_gather_object(error) if text is not None]
+        return all_gather_object(value)
     finally:
         if was_alone:
             torch.distributed.destroy_process_group()
