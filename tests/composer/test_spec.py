@@ -333,3 +333,9 @@ def test_samples_of_several_clips(numbered, each):
             assert clips.dtype == torch.float32
             assert tuple(clips.shape[:3]) == (len(frames), 4, 3)
             assert len(frames) == each or each == "all"
+
+
+@pytest.mark.parametrize(("argument", "value"), [("device_transform", 5), ("per_batch", None), ("loader", [1])])
+def test_wrong_arguments_are_refused_by_name(numbered, argument, value):
+    with pytest.raises(SpecError, match=f"^{argument}="):
+        video_data_spec(numbered, **COMMON, **{argument: value})

@@ -326,10 +326,10 @@ def test_folders_that_hold_nothing(tmp_path):
 
 
 ARGUMENTS = [
-    ({"segment_seconds": 0}, "segment_seconds=0: must be above 0"),
-    ({"segment_seconds": -1.5}, r"segment_seconds=-1\.5: must be above 0"),
-    ({"segment_seconds": float("nan")}, "segment_seconds=nan: must be above 0"),
-    ({"workers": 0}, "workers=0: must be at least 1"),
+    ({"segment_seconds": 0}, "segment_seconds=0: must be a number of seconds, above 0"),
+    ({"segment_seconds": -1.5}, r"segment_seconds=-1\.5: must be a number of seconds"),
+    ({"segment_seconds": float("nan")}, "segment_seconds=nan: must be a number of seconds"),
+    ({"workers": 0}, "workers=0: must be a whole number, at least 1"),
 ]
 
 

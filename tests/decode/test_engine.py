@@ -95,7 +95,7 @@ def test_no_items(engine, request):
 def test_arguments_that_cannot_work():
     with pytest.raises(SpecError, match="engine='spark': must be one of 'local', 'ray'"):
         run_all(fail, [1], "spark")
-    with pytest.raises(SpecError, match="workers=0: must be at least 1"):
+    with pytest.raises(SpecError, match="workers=0: must be a whole number, at least 1"):
         run_all(fail, [1], "local", 0)
 
 

@@ -210,3 +210,12 @@ def test_samples_of_several_clips(numbered, tmp_path, each, per_batch):
             assert clips.max() <= 1
             assert tuple(clips.shape) == (len(frames), 4, 3, 48, 64)
             assert len(frames) == each or each == "all"
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [("device_transform", 5), ("val_device_transform", "x"), ("per_batch", None), ("loader", [1]), ("transform", 5)],
+)
+def test_wrong_arguments_are_refused_by_name(numbered, argument, value):
+    with pytest.raises(SpecError, match=f"^{argument}="):
+        VideoDataModule(**{"train": numbered, **COMMON, argument: value}).setup("fit")

@@ -253,7 +253,7 @@ def test_loader_refuses_what_the_dataset_decides(numbered):
         VideoLoader(dataset, batch_size=3)
     with pytest.raises(SpecError, match="in_order=False.*could not be resumed"):
         VideoLoader(dataset, in_order=False)
-    with pytest.raises(SpecError, match="needs a VideoDataset"):
+    with pytest.raises(SpecError, match="must be a VideoDataset"):
         VideoLoader([1, 2, 3])
 
 

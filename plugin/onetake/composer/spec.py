@@ -12,7 +12,7 @@ from torch import Tensor
 
 from onetake.core.errors import SpecError
 from onetake.stream.dataset import VideoDataset
-from onetake.stream.device import to_float, transform_on_device
+from onetake.stream.device import check_device_arguments, to_float, transform_on_device
 from onetake.stream.loader import VideoLoader
 from onetake.stream.opening import Source, open_dataset
 
@@ -68,6 +68,7 @@ def video_data_spec(
         SourceError, IndexFileError: the videos or their index are not there, or not as they were.
         ValueError: a ready loader with ``persistent_workers=True`` that was already iterated (Composer's rule).
     """
+    check_device_arguments(per_batch, loader, device_transform=device_transform)
     videos = _loader(source, batch_size, num_workers, training, loader, dataset)
     transform = to_float if device_transform is None else device_transform
     default = DataSpec(videos)

@@ -12,6 +12,7 @@ import numpy as np
 
 from onetake.core.errors import IndexFileError, SourceError, SpecError, VideoError
 from onetake.core.index import Keyframes, VideoIndex
+from onetake.core.values import check_count, check_flags, check_path, check_seconds
 from onetake.decode.annotate import annotate
 from onetake.decode.engine import Crashed, check_engine, run_all
 from onetake.decode.index_video import How, NoRoomError, index_remote_video, index_video
@@ -128,15 +129,19 @@ def index_videos(
             its line.
         SpecError: an argument is out of range or missing.
     """
+    check_path("source", source, optional=False)
+    check_path("out", out)
+    check_seconds("segment_seconds", segment_seconds)
+    check_flags(verify=verify)
+    check_engine(engine, workers)
+    if stream_index is not None:
+        check_count("stream_index", stream_index, 0)
     shares = check_shares(split)
     listing = list_videos(source, root, split_by, shares)
     videos, entries, refused = listing.videos, listing.entries, listing.refused
     if out is None and videos.root is None:
         raise SpecError(f"{videos.location} is a bucket: name a folder or a URL for the index with --out (out=)")
     target = videos if out is None else open_storage(os.fspath(out))
-    if not segment_seconds > 0:
-        raise SpecError(f"segment_seconds={segment_seconds}: must be above 0")
-    check_engine(engine, workers)
     check_target(target)
     how = How(segment_seconds, stream_index, verify)
     settings = {"segment_seconds": segment_seconds, "stream_index": stream_index}

@@ -14,8 +14,9 @@ from multiprocessing.connection import wait as wait_for_sentinel
 from threading import Thread
 from typing import Any, TypeVar
 
-from onetake.core.errors import OnetakeError, SpecError
+from onetake.core.errors import OnetakeError
 from onetake.core.names import require
+from onetake.core.values import check_choice, check_count
 
 __all__ = ["ENGINES", "Crashed", "check_engine", "run_all"]
 
@@ -34,10 +35,9 @@ class Crashed:
 
 def check_engine(engine: str, workers: int | None) -> None:
     """Raise SpecError unless these can be given to ``run_all``."""
-    if engine not in ENGINES:
-        raise SpecError(f"engine={engine!r}: must be one of {', '.join(map(repr, ENGINES))}")
-    if workers is not None and workers < 1:
-        raise SpecError(f"workers={workers}: must be at least 1")
+    check_choice("engine", engine, ENGINES)
+    if workers is not None:
+        check_count("workers", workers)
 
 
 def run_all(

@@ -16,7 +16,7 @@ from onetake.lightning.compat import (
     processed_batches,
     shift_loaded_progress,
 )
-from onetake.stream.device import to_float, transform_on_device
+from onetake.stream.device import check_device_arguments, to_float, transform_on_device
 from onetake.stream.loader import VideoLoader
 from onetake.stream.opening import Source, open_dataset
 
@@ -104,6 +104,9 @@ class VideoDataModule(pl.LightningDataModule):
         **dataset: Any,
     ) -> None:
         super().__init__()
+        check_device_arguments(
+            per_batch, loader, device_transform=device_transform, val_device_transform=val_device_transform
+        )
         sources = {"train": train, "val": val, "test": test, "predict": predict}
         self._sources = {name: source for name, source in sources.items() if source is not None}
         if not self._sources:

@@ -12,9 +12,12 @@ from onetake.core.clips import ClipSpec
 from onetake.core.errors import CacheError, SpecError
 from onetake.core.index import Video
 from onetake.core.layout import Layout
+from onetake.core.values import check_count, check_path, check_seconds, check_text
 from onetake.storage.open import open_storage
 
 __all__ = [
+    "check_downloads",
+    "check_stream",
     "check_stream_index",
     "check_weights",
     "no_clips",
@@ -39,6 +42,34 @@ def refuse_nested(cache: Path, remote: str) -> None:
             f"local={cache} and remote={videos} lie within one another: the cache deletes files, so give it a "
             "folder of its own; or leave out remote= to read the videos in place"
         )
+
+
+def check_stream(
+    remote: object, local: object, split: object, index: object, clips: object, name: object, *downloads: object
+) -> None:
+    """Raise SpecError for what can be no argument of a VideoStream; ``downloads``: see ``check_downloads``."""
+    for argument, place in (("remote", remote), ("local", local), ("index", index)):
+        check_path(argument, place)
+    check_text("split", split)
+    check_text("name", name)
+    check_spec(clips)
+    check_downloads(*downloads)
+    if remote is None and local is None:
+        raise SpecError("VideoStream needs remote= (videos that are cached) or local= (videos read in place)")
+
+
+def check_spec(clips: object) -> None:
+    """Raise SpecError unless ``clips`` is a ClipSpec, or None."""
+    if clips is not None and not isinstance(clips, ClipSpec):
+        raise SpecError(f"clips={clips!r}: must be a ClipSpec, such as ClipSpec(num_frames=16, stride=4)")
+
+
+def check_downloads(retry: object, timeout: object) -> None:
+    """Raise SpecError unless these can be ``download_retry`` and ``download_timeout``; None leaves them open."""
+    if retry is not None:
+        check_count("download_retry", retry, 0)
+    if timeout is not None:
+        check_seconds("download_timeout", timeout)
 
 
 def check_weights(**weights: float | None) -> dict[str, float]:

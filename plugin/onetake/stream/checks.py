@@ -15,16 +15,17 @@ from onetake.core.errors import CacheError, SpecError
 from onetake.core.layout import choose_lanes as lanes_of_layouts
 from onetake.core.names import nearest
 from onetake.core.order import MAX_LEAD_IN
+from onetake.core.values import check_choice, check_count
+from onetake.stream.arguments import check_downloads
 from onetake.stream.stream import VideoStream
 
 __all__ = [
     "check_cache_limit",
-    "check_choice",
     "check_clips_per_sample",
-    "check_count",
     "check_full_batch",
     "check_host_arguments",
     "check_replication",
+    "check_streams",
     "choose_groups",
     "choose_lanes",
     "refuse_replaced",
@@ -54,6 +55,17 @@ def check_host_arguments(arguments: Mapping[str, object], dataset: type[Streamin
     refuse_replaced(arguments)
     _refuse_unknown(arguments, dataset)
     check_choice("batching_method", arguments.get("batching_method", "random"), BATCHING_METHODS)
+    check_choice("sampling_method", arguments.get("sampling_method", "balanced"), ("balanced", "fixed"))
+    _check_epoch_size(arguments.get("epoch_size"))
+    check_downloads(arguments.get("download_retry"), arguments.get("download_timeout"))
+
+
+def _check_epoch_size(size: object) -> None:
+    try:
+        if size is not None and (isinstance(size, bool | float) or number_abbrev_to_int(size) < 0):
+            raise ValueError
+    except (ValueError, TypeError, AttributeError):
+        raise SpecError(f'epoch_size={size!r}: must be a whole number of clips, or a text such as "100k"') from None
 
 
 def _refuse_unknown(arguments: Iterable[str], dataset: type[StreamingDataset]) -> None:
@@ -62,12 +74,6 @@ def _refuse_unknown(arguments: Iterable[str], dataset: type[StreamingDataset]) -
         if name not in host:
             known = {*signature(dataset).parameters, *host} - _REPLACED.keys() - {"kwargs"}
             raise SpecError(f"VideoDataset has no argument {name}={nearest(name, known)}")
-
-
-def check_choice(name: str, value: object, allowed: Sequence[str]) -> None:
-    """Raise SpecError unless ``value`` is allowed."""
-    if value not in allowed:
-        raise SpecError(f"{name}={value!r}: must be one of {', '.join(map(repr, allowed))}")
 
 
 def check_clips_per_sample(value: object, max_memory: object) -> None:
@@ -83,10 +89,11 @@ def check_clips_per_sample(value: object, max_memory: object) -> None:
         )
 
 
-def check_count(name: str, value: object, lowest: int = 1) -> None:
-    """Raise SpecError unless ``value`` is a whole number, and not below ``lowest``."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
-        raise SpecError(f"{name}={value!r}: must be a whole number, at least {lowest}")
+def check_streams(streams: object) -> None:
+    """Raise SpecError unless these are VideoStreams, one at least."""
+    if isinstance(streams, Sequence) and streams and all(isinstance(stream, VideoStream) for stream in streams):
+        return
+    raise SpecError(f"streams={streams!r}: must be a list of VideoStreams, such as [VideoStream(local='videos')]")
 
 
 def check_cache_limit(limit: int | str, streams: Sequence[VideoStream]) -> int:

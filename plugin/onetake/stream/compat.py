@@ -29,7 +29,7 @@ from streaming.base.world import World
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from onetake.core.errors import OnetakeError
-from onetake.stream.checks import check_count
+from onetake.core.values import check_count
 
 __all__ = ["HostDataset", "HostLoader", "SharedFlag", "World"]
 

@@ -21,17 +21,18 @@ from onetake.core.draw import SHUFFLE_GROUPS
 from onetake.core.errors import OnetakeError, SourceError, SpecError, VideoError
 from onetake.core.seeds import sample_seed
 from onetake.core.tuner import PREDOWNLOAD_BATCHES
+from onetake.core.values import check_callables, check_choice, check_count, check_flags
 from onetake.decode.scale import FrameSize, check_frame_size, check_scaling
+from onetake.stream.arguments import check_spec
 from onetake.stream.cached import CachedDataset
 from onetake.stream.caching import open_caches
 from onetake.stream.checks import (
     check_cache_limit,
-    check_choice,
     check_clips_per_sample,
-    check_count,
     check_full_batch,
     check_host_arguments,
     check_replication,
+    check_streams,
     choose_groups,
     choose_lanes,
     weigh_streams,
@@ -162,12 +163,14 @@ class VideoDataset(CachedDataset):
         check_count("shuffle_seed", shuffle_seed, 0)
         if num_canonical_lanes is not None:
             check_count("num_canonical_lanes", num_canonical_lanes)
-        if clips is not None and not isinstance(clips, ClipSpec):
-            raise SpecError(f"clips={clips!r}: must be a ClipSpec, such as ClipSpec(num_frames=16, stride=4)")
+        check_flags(shuffle=shuffle, drop_last=drop_last)
+        check_callables(transform=transform, sample_transform=sample_transform)
+        check_spec(clips)
         if (streams is None) == (remote is None and local is None):
             raise SpecError("give either streams=, or remote= and/or local= for one stream")
         if streams is None:
             streams = [VideoStream(remote=remote, local=local, split=split, index=index)]
+        check_streams(streams)
         selection = Selection.of(split, where, columns, exclude)
         world = World.detect()
         streams = [copy(stream) for stream in streams]  # a stream may serve several datasets
@@ -223,6 +226,8 @@ class VideoDataset(CachedDataset):
             except FileExistsError:  # another job took the same shared memory at the same moment
                 if World.detect().num_ranks > 1 or time.monotonic() > deadline:
                     raise
+            except ValueError as error:
+                raise SpecError(f"VideoDataset: {error}") from error
             for stream in arguments["streams"]:
                 stream.forget_weights()
             time.sleep(0.5)

@@ -8,12 +8,20 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from onetake.core.values import check_callables, check_flags, check_mapping
 from onetake.stream.loader import VideoLoader
 from onetake.stream.randomness import seeded
 
-__all__ = ["to_float", "transform_on_device"]
+__all__ = ["check_device_arguments", "to_float", "transform_on_device"]
 
 to_float = v2.ToDtype(torch.float32, scale=True)
+
+
+def check_device_arguments(per_batch: object, loader: object, **transforms: object) -> None:
+    """Raise SpecError for what an adapter's arguments of these names can't be."""
+    check_flags(per_batch=per_batch)
+    check_mapping("loader", loader)
+    check_callables(**transforms)
 
 
 def transform_on_device(batch: Any, transform: Any, loader: VideoLoader, training: bool, per_batch: bool) -> Any:

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import default_collate
 
 from onetake.core.errors import SpecError
-from onetake.stream.checks import check_count
+from onetake.core.values import check_callables, check_count
 from onetake.stream.collate import RAGGED, Collate
 from onetake.stream.compat import HostLoader
 from onetake.stream.counters import Count, Spent
@@ -53,7 +53,8 @@ class VideoLoader(HostLoader):
 
     def __init__(self, dataset: VideoDataset, num_workers: int = 0, **kwargs: Any) -> None:
         if not isinstance(dataset, VideoDataset):
-            raise SpecError(f"VideoLoader needs a VideoDataset, not a {type(dataset).__name__}")
+            raise SpecError(f"VideoLoader(dataset={dataset!r}): must be a VideoDataset")
+        check_count("num_workers", num_workers, 0)
         for name in ("batch_size", "drop_last", "shuffle", "sampler", "batch_sampler"):
             if name in kwargs:
                 raise SpecError(
@@ -64,10 +65,17 @@ class VideoLoader(HostLoader):
             raise SpecError("VideoLoader(in_order=False): a run could not be resumed; leave it out")
         given = kwargs.pop("collate_fn", None)
         self.collates_by_default = given in (None, default_collate)
+        check_callables(collate_fn=given)
         ours = Collate(RAGGED if dataset.form.is_ragged else frozenset(), dataset.metadata.listed)
         self.lists = ours.ragged | ours.plain if given is None else frozenset()
         collate = _LettingThrough(given or ours)
-        super().__init__(dataset, batch_size=dataset.batch_size, num_workers=num_workers, collate_fn=collate, **kwargs)
+        try:
+            super().__init__(
+                dataset, batch_size=dataset.batch_size, num_workers=num_workers, collate_fn=collate, **kwargs
+            )
+        except (TypeError, ValueError) as error:
+            words = ", ".join(f"{name}={value!r}" for name, value in kwargs.items())
+            raise SpecError(f"VideoLoader({words}): not what torch's DataLoader takes: {error}") from error
         self._worker_counters = dataset.share_counters(num_workers)
         self.clock = StallClock()
         self.batch_bytes = 0  # of the tensors of a batch

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
 from typing import Any
 
+from onetake.core.errors import SpecError
 from onetake.stream.dataset import VideoDataset
 from onetake.stream.stream import VideoStream
 
@@ -35,6 +36,9 @@ def open_dataset(
         world_size: ranks.
         num_workers: workers per rank.
         **dataset: further arguments of VideoDataset.
+
+    Raises:
+        SpecError: ``source`` is none, or an argument is out of range.
     """
     dataset["batch_size"] = batch_size
     if not training:
@@ -46,6 +50,11 @@ def open_dataset(
         dataset["streams"] = [source]
     elif isinstance(source, (str, PathLike)):
         dataset["local"] = fspath(source)
-    elif source is not None:
+    elif isinstance(source, Sequence) and not isinstance(source, bytes):
         dataset["streams"] = list(source)
+    elif source is not None:
+        raise SpecError(
+            f"videos from {source!r}: must be a folder, a VideoStream, several of them, or a dict of arguments of "
+            "VideoDataset"
+        )
     return VideoDataset(**dataset)

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from onetake.core.clips import ClipSpec
+from onetake.core.errors import SpecError
 from onetake.decode.scale import output_size
 from onetake.stream.randomness import seeded
 from onetake.stream.reader import ClipPlace
@@ -114,7 +115,13 @@ def transformed(
     """The sample, after its transforms, which draw by ``seed``."""
     if transform is not None:
         with seeded(seed):
-            sample["video"] = transform(sample["video"])
+            sample["video"] = _returned("transform", transform(sample["video"]))
     if sample_transform is not None:
-        sample = sample_transform(sample, torch.Generator().manual_seed(seed))
+        sample = _returned("sample_transform", sample_transform(sample, torch.Generator().manual_seed(seed)))
     return sample
+
+
+def _returned(name: str, value: Any) -> Any:
+    if value is None:
+        raise SpecError(f"{name}= returned None: it must return what takes the place of what it was given")
+    return value

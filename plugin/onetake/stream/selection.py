@@ -17,6 +17,7 @@ from onetake.core.columns import SPLIT
 from onetake.core.errors import IndexFileError, SpecError
 from onetake.core.index import VideoIndex
 from onetake.core.names import nearest
+from onetake.core.values import check_text
 from onetake.decode.index_source import find_index
 from onetake.decode.metadata import read_metadata
 from onetake.decode.store import VIDEO_SCHEMA, VIDEOS
@@ -51,6 +52,7 @@ class Selection:
         Raises:
             SpecError: an argument is not what it must be.
         """
+        check_text("split", split)
         return cls(split, check_where(where), _texts("columns", columns), _texts("exclude", exclude))
 
     def or_else(self, default: Selection) -> Selection:

@@ -32,6 +32,7 @@ from onetake.decode.validate import safe_path
 from onetake.storage.base import Storage, StorageError
 from onetake.storage.open import is_url, open_storage
 from onetake.stream.arguments import (
+    check_stream,
     check_stream_index,
     check_weights,
     no_clips,
@@ -109,8 +110,7 @@ class VideoStream(Stream):
         download_retry: int | None = None,
         download_timeout: float | None = None,
     ) -> None:
-        if remote is None and local is None:
-            raise SpecError("VideoStream needs remote= (videos that are cached) or local= (videos read in place)")
+        check_stream(remote, local, split, index, clips, name, download_retry, download_timeout)
         self.weights = check_weights(proportion=proportion, repeat=repeat, choose=choose)
         self.in_place = remote is None
         if local is not None and is_url(fspath(local)):

@@ -12,7 +12,7 @@ import psutil
 
 from onetake.core.errors import SpecError
 from onetake.core.tuner import BOTTLENECKS, Bounds, Decision, History, Observation, Settings, tune
-from onetake.stream.checks import check_count
+from onetake.core.values import check_count
 from onetake.stream.loader import VideoLoader
 from onetake.stream.stalls import MAX_STEPS
 
