@@ -125,7 +125,8 @@ def put(cache: SharedCache, name: str, urgent: bool = False, size: int = 10) -> 
     segment = CachedSegment("ours", f"{name}.mds")
     standing = cache.hold_ahead(segment, size, urgent)
     if standing is Standing.YOURS:
-        (cache.root / "ours" / f"{name}.mds").write_bytes(bytes(size))
+        (cache.root / "ours" / f"{name}.table").write_bytes(bytes(1))
+        (cache.root / "ours" / f"{name}.mds").write_bytes(bytes(size - 1))
         cache.fetched(segment)
     return standing
 
