@@ -7,7 +7,9 @@ import json
 import pytest
 from click.testing import CliRunner
 
+from onetake import index_videos
 from onetake.cli.main import main
+from tests.zoo import write_zoo
 
 
 def run(*arguments):
@@ -31,6 +33,18 @@ def test_a_summary_in_words_and_as_json(numbered, tmp_path):
     assert {tuple(entry["raw_data"]["hashes"]) for entry in entries} == {("md5", "sha1")}
 
 
+def test_encoding_anew_names_the_damaged(tmp_path):
+    write_zoo(tmp_path / "zoo", ["scratch.mp4", "plain.mp4"])
+    index_videos(tmp_path / "zoo", workers=1)
+    how = ["--transcode", "--height", 32, "--gop", 5, "--crf", 30]
+    result = run(tmp_path / "zoo", tmp_path / "out", *how)
+    assert result.exit_code == 0, result.output
+    assert "scratch.mp4" in result.stdout
+    assert list(json.loads(run(tmp_path / "zoo", tmp_path / "out", *how, "--json").stdout)["damaged"]) == [
+        "scratch.mp4"
+    ]
+
+
 @pytest.mark.parametrize(
     "options, words",
     [
@@ -39,6 +53,8 @@ def test_a_summary_in_words_and_as_json(numbered, tmp_path):
         (["--hashes", "crc"], "hashes=['crc']"),
         (["--engine", "moon"], "engine='moon'"),
         (["--index", "nowhere"], "nowhere"),
+        (["--gop", "10"], "--gop says how to encode: give --transcode"),
+        (["--transcode", "--codec", "h264"], "codec='h264': must be one of libx264"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(numbered, tmp_path, options, words):

@@ -14,10 +14,12 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av import VideoFrame
 
 from onetake import index_videos, pack_videos
 from onetake.core.errors import IndexFileError, SourceError, SpecError
-from onetake.core.index import CONTAINER, UNCHECKED
+from onetake.core.index import CONTAINER, KEYFRAME, UNCHECKED
+from onetake.core.packing import TranscodeSpec
 from onetake.decode import headers
 from onetake.decode.decoder import ClipDecoder, new_counters
 from onetake.decode.pack_index import read_shards
@@ -174,10 +176,49 @@ def test_the_same_bytes_from_any_number_of_workers(videos, tmp_path):
     assert len(content(one)) > 10
 
 
+def test_on_ray_it_is_the_same(videos, tmp_path, ray_cluster):
+    pack_videos(videos, tmp_path / "local", **HOW)
+    pack_videos(videos, tmp_path / "ray", **{**HOW, "engine": "ray", "workers": 2})
+    assert content(tmp_path / "ray") == content(tmp_path / "local")
+
+
+def test_from_a_bucket_into_a_bucket(tmp_path, s3, s3_client):
+    """Half of it first: what is there is known again; the lock that a killed process left is no one's."""
+    (tmp_path / "videos").mkdir()
+    write_numbered_video(tmp_path / "videos" / "a.mp4", 150, gop=25)
+    index_videos(tmp_path / "videos", workers=1)
+    pack_videos(tmp_path / "videos", tmp_path / "local", **HOW)
+    source, out = s3(tmp_path / "videos"), s3()
+    whole = content(tmp_path / "local")
+    pack_videos(source, f"{out}/whole", **HOW)
+    bucket = out.removeprefix("s3://")
+
+    def objects(prefix: str) -> dict[str, bytes]:
+        pages = s3_client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        keys = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+        bodies = (s3_client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys)
+        return dict(zip((key.removeprefix(prefix) for key in keys), bodies, strict=True))
+
+    assert objects("whole/") == whole
+    arguments = [sys.executable, "-c", KILLED, "4", "pack", source, f"{out}/killed", *COMMAND]
+    assert subprocess.run(arguments, capture_output=True, timeout=60).returncode == -signal.SIGKILL
+    left = objects("killed/")
+    assert "onetake/work/lock.json" in left
+    assert "index.json" not in left
+    report = pack_videos(source, f"{out}/killed", **HOW)
+    assert report.reused > 0
+    assert objects("killed/") == whole
+    holder = {"owner": "elsewhere 1 1", "seconds": time.time()}
+    s3_client.put_object(Bucket=bucket, Key="taken/onetake/work/lock.json", Body=json.dumps(holder))
+    with pytest.raises(SourceError, match=r"another process \(elsewhere 1 1\) writes a pack to"):
+        pack_videos(source, f"{out}/taken", **HOW)
+
+
 KILLED = """
 import os, signal, sys
 from onetake.decode import pack_target
 from onetake.storage.local import LocalStorage
+from onetake.storage.s3 import S3Storage
 left = int(sys.argv[1])
 def counted(method):
     def call(*arguments):
@@ -187,7 +228,8 @@ def counted(method):
         left -= 1
         return method(*arguments)
     return call
-LocalStorage.write, LocalStorage.delete = counted(LocalStorage.write), counted(LocalStorage.delete)
+for storage in (LocalStorage, S3Storage):
+    storage.write, storage.delete = counted(storage.write), counted(storage.delete)
 sys.argv = ["onetake", *sys.argv[2:]]
 from onetake.cli.main import main
 main()
@@ -282,6 +324,62 @@ def test_without_an_index(tmp_path):
         pack_videos(tmp_path, tmp_path / "out", **HOW)
     with pytest.raises(SpecError, match="shard_size="):
         pack_videos(tmp_path, tmp_path / "out", shard_size="much")
+
+
+SHRUNK = [
+    "full_range.mp4", "h264_rgb.mkv", "h264_gray.mp4", "hevc_10bit.mkv", "rotated90.mp4", "open.ts", "vfr.mp4",
+    "twins.mkv", "negative.mp4", "packed.avi",
+]  # fmt: skip
+
+
+def times_of(folder: Path) -> dict[tuple[int, int], int]:
+    """When each frame is shown, by (video, frame)."""
+    index, found = read_index(folder), {}
+    for segment in range(index.num_segments):
+        table = read_table(folder, index, segment)
+        rows = np.flatnonzero(table.frame >= 0)
+        keys = [(int(index.video[segment]), frame) for frame in table.frame[rows].tolist()]
+        found |= dict(zip(keys, table.pts[rows].tolist(), strict=True))
+    return found
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libvpx-vp9"])
+def test_videos_encoded_anew_keep_frames_and_times(tmp_path, codec):
+    zoo, out = tmp_path / "zoo", tmp_path / "out"
+    write_zoo(zoo, [*SHRUNK, "torn.ts"])
+    index_videos(zoo, segment_seconds=0.8, workers=1)
+    spec = TranscodeSpec(height=48, codec=codec, gop=10, crf=20)
+    report = pack_videos(zoo, out, segment_seconds=1, overlap=0.4, workers=1, transcode=spec)
+    assert (report.whole, report.damaged) == (0, {"torn.ts": 20})
+    assert times_of(zoo) == times_of(out / "onetake")
+    index = read_index(out / "onetake")
+    shards = read_shards(out / "onetake", index, read_header(out / "onetake"))
+    originals = {name: sequential(zoo / name) for name in SHRUNK}
+    for segment in range(index.num_segments):
+        video = index.videos[index.video[segment]]
+        if video.video_id not in originals:
+            continue
+        assert (video.height if video.rotation % 180 == 0 else video.width) == 48
+        shown = originals[video.video_id]
+        assert video.num_frames == len(shown)
+        table = read_table(out / "onetake", index, segment)
+        assert np.diff(np.append(np.flatnonzero(table.flags & KEYFRAME), len(table))).max() <= 10
+        source = open_source(video, table, out / shards.files[shards.shard_of_segment[segment]])
+        decoder = ClipDecoder(video, source, converter(None), new_counters())
+        for frame in range(int(index.first_frame[segment]), int(shards.stop_frame[segment])):
+            (picture,) = decoder.read([frame])
+            truth = VideoFrame.from_ndarray(np.ascontiguousarray(shown[frame].pixels), format="rgb24")
+            truth = truth.reformat(video.width, video.height, interpolation="AREA").to_ndarray()
+            assert np.abs(picture.astype(int) - truth).mean() < 10  # levels; of another frame, it is 20 or more
+        decoder.close()
+
+
+def test_what_cannot_be_encoded_is_named(tmp_path):
+    write_zoo(tmp_path / "zoo", ["plain.mp4"])
+    index_videos(tmp_path / "zoo", workers=1)
+    spec = TranscodeSpec(48, "libx265")
+    with pytest.raises(SourceError, match=r"plain\.mp4: cannot be encoded by libx265 \(pictures of 72 x 48 are too"):
+        pack_videos(tmp_path / "zoo", tmp_path / "out", workers=1, transcode=spec)
 
 
 @pytest.fixture

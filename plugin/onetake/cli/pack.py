@@ -26,6 +26,11 @@ import click
     help="Seconds of what follows that a segment carries: how far clips may run over its end.",
 )
 @click.option("--hashes", default="", help="Hashes of the shards for MDS's index, such as sha1, joined by commas.")
+@click.option("--transcode", is_flag=True, help="Encode anew instead of copying packets.")
+@click.option("--height", type=int, help="With --transcode: height of the upright picture.  [default: as it is]")
+@click.option("--codec", help="With --transcode: libx264, libx265, libvpx-vp9 or libsvtav1.  [default: libx264]")
+@click.option("--gop", type=int, help="With --transcode: frames from a keyframe to the next, at most.  [default: 32]")
+@click.option("--crf", type=int, help="With --transcode: the encoder's rate factor; higher is smaller.  [default: 23]")
 @click.option("--workers", type=int, help="Shards at once.  [default: one per CPU]")
 @click.option(
     "--engine",
@@ -42,6 +47,11 @@ def pack_command(
     segment_seconds: float,
     overlap: float,
     hashes: str,
+    transcode: bool,
+    height: int | None,
+    codec: str | None,
+    gop: int | None,
+    crf: int | None,
     workers: int | None,
     engine: str,
     as_json: bool,
@@ -55,8 +65,14 @@ def pack_command(
     Run again after it was interrupted, it goes on where it was.
     """
     from onetake.cli.console import byte_bar, in_bytes, table_console
+    from onetake.core.errors import SpecError
+    from onetake.core.packing import TranscodeSpec
     from onetake.decode.pack import pack_videos
 
+    given = {"height": height, "codec": codec, "gop": gop, "crf": crf}
+    encoding = {name: value for name, value in given.items() if value is not None}
+    if encoding and not transcode:
+        raise SpecError(f"--{next(iter(encoding))} says how to encode: give --transcode as well, or leave it out")
     with byte_bar("packing") as tell:
         report = pack_videos(
             source,
@@ -66,6 +82,7 @@ def pack_command(
             segment_seconds=segment_seconds,
             overlap=overlap,
             hashes=sorted(filter(None, hashes.split(","))),
+            transcode=TranscodeSpec(**encoding) if transcode else None,
             engine=engine,
             workers=workers,
             progress=tell and (lambda done, total, _: tell(done, total)),
@@ -79,7 +96,13 @@ def pack_command(
 
     table = Table(title="pack", show_header=False)
     for name, value in summary.items():
-        if value != {}:
+        if not isinstance(value, dict):
             shown = in_bytes(value) if name == "bytes" else f"{value:,}" if isinstance(value, int) else str(value)
             table.add_row(name, shown)
-    table_console().print(table)
+    console = table_console()
+    console.print(table)
+    if report.damaged:
+        table = Table("video", "frames that don't decode", title="damaged: the frame before stands for them")
+        for video, count in report.damaged.items():
+            table.add_row(video, f"{count:,}")
+        console.print(table)

@@ -7,6 +7,7 @@ import tempfile
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from onetake.storage.open import open_storage
 
 __all__ = ["Failure", "PackedSegment", "PackedShard", "Places", "SegmentPlan", "ShardPlan", "pack_shard", "shard_name"]
 
+_storage = lru_cache(maxsize=16)(open_storage)  # with its connections, which take long to make
 _GAP = 1 << 20  # bytes between two packets that are read along rather than asked for anew
 
 
@@ -158,13 +160,13 @@ def pack_shard(places: Places, spec: PackSpec, plan: ShardPlan) -> PackedShard |
     """Make one shard and put it into the pack; runs in any process, and on any machine that sees ``places``."""
     video_id = ""
     try:
-        videos, index = open_storage(places.videos), open_storage(places.index)
+        videos, index = _storage(places.videos), _storage(places.index)
         made = []
         for segment in plan.segments:
             video_id = segment.video.video_id
             made.append(_make(videos, index, segment, spec))
         video_id = ""
-        return _write(open_storage(places.out), spec, plan, made)
+        return _write(_storage(places.out), spec, plan, made)
     except VideoError as error:
         return Failure(plan.number, error.video_id, error.reason)
     except (OnetakeError, OSError) as error:
