@@ -5,23 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onetake.core.errors import SpecError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
-__all__ = ["BYTE_UNITS", "byte_bar", "in_bytes", "in_time", "require_folder", "table_console"]
+__all__ = ["BYTE_UNITS", "byte_bar", "in_bytes", "in_time", "printable", "require_folder", "table_console"]
 
 BYTE_UNITS = ("kB", "MB", "GB", "TB")
 
 
+def printable(text: str) -> str:
+    """A text with everything escaped that would move a cursor or break a line: names of files may hold anything."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def table_console() -> Console:
-    """A console that prints names as they are, whatever they look like, and in a pipe never breaks a row."""
+    """A console that prints names as they are, whatever they look like, and in a pipe never breaks a row. What is not
+    printable in them is escaped."""
     from rich.console import Console
 
-    console = Console(markup=False, emoji=False, highlight=False)
+    class Plain(Console):
+        def render_str(self, text: str, **options: Any) -> Text:
+            return super().render_str(printable(text), **options)
+
+    console = Plain(markup=False, emoji=False, highlight=False)
     if not console.is_terminal:
         console.width = 1_000_000
     return console

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from onetake.cli.console import printable
 from onetake.core.errors import SpecError
 
 __all__ = ["SheetRow", "draw_sheet"]
@@ -55,7 +56,7 @@ def draw_sheet(heading: str, rows: Sequence[SheetRow], out: Path) -> None:
         top += _ROW_GAP
         draw.text((_MARGIN, top), layout.title, _INK, fonts[_TITLE])
         if row.note:
-            draw.text((_MARGIN, top + _line(_TITLE)), row.note, _RED, fonts[_CAPTION])
+            draw.text((_MARGIN, top + _line(_TITLE)), layout.note, _RED, fonts[_CAPTION])
         left = _MARGIN
         for number, (frame, column) in enumerate(zip(row.frames, layout.columns, strict=True)):
             sheet.paste(Image.fromarray(frame), (left, top + _line(_TITLE)))
@@ -74,8 +75,9 @@ class _Layout:
     """How much room a row takes."""
 
     def __init__(self, row: SheetRow, fonts: dict[int, ImageFont.FreeTypeFont]) -> None:
-        title, captions = row.title, row.captions or [""] * len(row.frames)
+        title, captions = printable(row.title), row.captions or [""] * len(row.frames)
         self.title = title if len(title) <= _WIDEST_TITLE else f"...{title[3 - _WIDEST_TITLE :]}"
+        self.note = printable(row.note)
         self.columns = [
             max(frame.shape[1], int(fonts[_CAPTION].getlength(caption)))
             for frame, caption in zip(row.frames, captions, strict=True)
@@ -86,7 +88,7 @@ class _Layout:
         self.width = max(
             sum(self.columns) + _GAP * max(len(self.columns) - 1, 0),
             int(fonts[_TITLE].getlength(self.title)),
-            int(fonts[_CAPTION].getlength(row.note)),
+            int(fonts[_CAPTION].getlength(self.note)),
         )
 
 
