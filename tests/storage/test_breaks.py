@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,14 @@ def test_a_body_that_never_ends_well_is_given_up(bucket, proxy):
     with pytest.raises(OSError, match="broke off 11 times") as error:
         bucket.read("a", 0, 1 << 20)
     assert error.value.filename == f"{bucket.location}/a"
+
+
+def test_many_threads_survive_a_server_that_is_away(bucket, proxy):
+    """botocore's mode "standard" gives up all attempts of all threads after a hundred."""
+    proxy.spoil = first(*["503"] * 150)
+    with ThreadPoolExecutor(64) as pool:
+        found = list(pool.map(lambda start: bucket.read("a", start, 10), range(150)))
+    assert found == [DATA[start : start + 10] for start in range(150)]
 
 
 def test_a_disk_that_is_full_is_no_break(bucket, proxy):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -255,3 +257,16 @@ def test_an_answer_that_is_spoilt_is_asked_for_again(place, put, monkeypatch, ho
         proxy.spoil = lambda method, path: hows.pop() if hows else None
         assert open_storage(place[0]).read("a.mp4", 1000, 200_000) == data[1000:201_000]
     assert [request.how for request in proxy.requests] == [how, "206"]
+
+
+def test_no_cloud_is_imported_before_it_is_asked():
+    code = """
+import sys
+from onetake.storage.open import open_storage
+for scheme in ("s3", "gs", "az"):
+    open_storage(f"{scheme}://bucket/path")
+print(*sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert not {"boto3", "botocore", "requests", "google.cloud.storage", "azure.storage.blob"} & {*done.stdout.split()}

@@ -133,8 +133,10 @@ def make_client(**options: Any) -> Any:
     known = "aws_access_key_id" in options or session.get_credentials() is not None
     config = Config(
         signature_version=None if known else UNSIGNED,
+        # Not mode "standard": there all threads of a client draw retries on one quota, which is used up as soon as a
+        # server is away for a second.
         retries={
-            "mode": session.get_config_variable("retry_mode") or "standard",
+            "mode": os.environ.get("AWS_RETRY_MODE", "legacy"),
             "total_max_attempts": session.get_config_variable("max_attempts") or ATTEMPTS,
         },
         max_pool_connections=CONNECTIONS,
