@@ -1,7 +1,7 @@
 # `make demo` and `make test` need Python 3.11 or 3.12 and make; the rest they install into .venv.
 
 SHELL := /bin/sh
-.PHONY: demo test check bench-decode bench-order
+.PHONY: demo test check bench-decode bench-order bench-index
 
 BIN := .venv/bin
 # Touched last: while it is missing, the environment is not whole and is made anew.
@@ -27,6 +27,9 @@ bench-decode: $(INSTALLED)
 
 bench-order: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks.bench_order $(BENCH)
+
+bench-index: $(INSTALLED)
+	$(BIN)/python -m tests.benchmarks.bench_index $(BENCH)
 
 $(INSTALLED): pyproject.toml
 	@set -e; \

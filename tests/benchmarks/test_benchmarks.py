@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tests.benchmarks import bench_decode, bench_order, bench_scale
+from tests.benchmarks import bench_decode, bench_index, bench_order, bench_scale
 from tests.benchmarks.contenders import BASELINE, CONTENDERS, make_task
 from tests.benchmarks.media import write_video
 
@@ -84,3 +84,15 @@ def test_scaling(small):
     assert done.exit_code == 0, done.output
     for name in bench_scale.routes():
         assert name.split(",")[0] in done.output
+
+
+def test_a_large_index(tmp_path):
+    done = CliRunner().invoke(bench_index.main, ["--quick", "--out", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "index.json").read_text())
+    assert (found["videos"], found["segments"]) == (20, 1000)
+    assert found["bytes a packet"] <= 8
+    assert found["bytes a segment"] <= 300
+    clips = 23 * 1000 + 437  # of 64 frames, of 1500 a minute, and what is left over of each video's minutes
+    assert {row["clips"] for row in found["opens"].values()} == {clips}
+    assert list(tmp_path.iterdir()) == [tmp_path / "index.json"]
