@@ -125,7 +125,7 @@ def read_index(folder: Path) -> VideoIndex:
     header = read_header(folder)
     try:
         videos = pq.read_table(folder / VIDEOS, columns=VIDEO_SCHEMA.names)
-        segments = pq.read_table(folder / SEGMENTS)
+        segments = pq.read_table(folder / SEGMENTS, columns=list(SEGMENT_COLUMNS))
         if not videos.schema.equals(VIDEO_SCHEMA):
             raise ValueError("not the columns of videos")
         for table in (videos, segments):
@@ -188,6 +188,8 @@ def read_keyframes(folder: Path, index: VideoIndex) -> Keyframes:
     """
     try:
         table = pq.read_table(folder / SEGMENTS, columns=list(KEYFRAME_COLUMNS))
+        if any(column.null_count for column in table.columns):
+            raise ValueError("a value is missing")
         frames, pts = (table[name].combine_chunks() for name in KEYFRAME_COLUMNS)
         start = frames.offsets.to_numpy().astype(np.int64)
         if len(frames) != index.num_segments or not np.array_equal(start, pts.offsets.to_numpy()):

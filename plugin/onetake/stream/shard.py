@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +43,23 @@ class VideoShard(Reader):
     """
 
     num_segments = 1  # in which clips start
+    # What the host has each shard keep for itself. There may be millions: they share what they can, and the rest is
+    # made when it is asked for.
+    split = ""
+    compression = size_limit = None
+    hashes: tuple[str, ...] = ()  # type: ignore[assignment]
 
     def __init__(self, dirname: str, segment: int, samples: int, max_bytes: int, in_place: bool) -> None:
-        super().__init__(dirname, None, None, [], samples, None)
+        self.dirname = dirname
         self.segment = segment
+        self.samples = samples
         self.in_place = in_place
         self._max_bytes = max_bytes
-        # The host looks for this file before it takes a shard for local; see VideoStream.prepare_shard.
-        self.file_pairs.append((FileInfo(f"{segment:08d}{VIDEO_SUFFIX}", max_bytes, {}), None))
+
+    @cached_property
+    def file_pairs(self) -> list[tuple[FileInfo, None]]:  # type: ignore[override]
+        """The file that the host looks for before it takes a shard for local; see VideoStream.prepare_shard."""
+        return [(FileInfo(f"{self.segment:08d}{VIDEO_SUFFIX}", self._max_bytes, {}), None)]
 
     @property
     def path(self) -> Path:
