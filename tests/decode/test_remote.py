@@ -187,7 +187,7 @@ def test_copies_that_have_no_room_wait_for_the_others_to_go(videos, s3, tmp_path
 
 
 def test_a_bucket_needs_a_place_for_its_index(s3):
-    with pytest.raises(SpecError, match=r"s3://bucket-\d+ is a bucket: name a folder or a URL .* with --out \(out=\)"):
+    with pytest.raises(SpecError, match=r"s3://bucket-\d+ is in a bucket: name a folder or a URL for .*--out"):
         index_videos(s3())
 
 

@@ -22,7 +22,7 @@ from onetake.decode.splits import check_shares
 from onetake.decode.store import INDEX_FILES, read_header, read_index, read_keyframes, read_table, read_table_bytes
 from onetake.decode.work import Work, open_work
 from onetake.storage.base import Entry, Storage
-from onetake.storage.open import open_storage
+from onetake.storage.open import is_url, open_storage
 
 __all__ = ["IndexProgress", "IndexReport", "IndexedVideo", "Refusal", "index_video", "index_videos"]
 
@@ -136,11 +136,12 @@ def index_videos(
     check_engine(engine, workers)
     if stream_index is not None:
         check_count("stream_index", stream_index, 0)
+    place = os.fspath(source if root is None else root)
+    if out is None and is_url(place):
+        raise SpecError(f"{place} is in a bucket: name a folder or a URL for the index with --out (out=)")
     shares = check_shares(split)
     listing = list_videos(source, root, split_by, shares)
     videos, entries, refused = listing.videos, listing.entries, listing.refused
-    if out is None and videos.root is None:
-        raise SpecError(f"{videos.location} is a bucket: name a folder or a URL for the index with --out (out=)")
     target = videos if out is None else open_storage(os.fspath(out))
     check_target(target)
     how = How(segment_seconds, stream_index, verify)
