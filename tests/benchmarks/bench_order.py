@@ -23,7 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from onetake.core.draw import draw_runs, run_order
-from onetake.core.order import EpochOrder, Lanes, default_lanes, lanes_read, num_batches, worker_batches
+from onetake.core.lane_counts import default_lanes
+from onetake.core.order import EpochOrder, Lanes, lanes_read, num_batches, worker_batches
 from onetake.core.simulate_costs import expected_distinct
 
 SEED = 17

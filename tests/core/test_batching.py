@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onetake.core import batching
-from onetake.core.batching import Deal, DealtOrder, num_dealt_batches
+from onetake.core.batching import Deal, DealtOrder, deal_runs, make_deals, num_dealt_batches
 from onetake.core.draw import draw_runs, run_order
 from onetake.core.order import EpochOrder, num_batches, worker_batches
 from tests.core.test_order import Sample, samples
@@ -64,10 +64,7 @@ class Streams(NamedTuple):
         return Deal(self.choose, self.slots, self.phases, unit, drop_last, self.shuffle, 17, self.epoch)
 
     def dealt(self, unit: int, drop_last: bool = False) -> DealtOrder:
-        runs, order, streams = self.parts()
-        own = [order[streams[order] == stream] for stream in range(len(self.counts))]
-        return DealtOrder([EpochOrder(runs, self.slots, self.phases, order=part) for part in own],
-                          self.deal(unit, drop_last))  # fmt: skip
+        return deal_runs(*self.parts(), None, [self.deal(unit, drop_last)])
 
 
 @st.composite
@@ -205,6 +202,31 @@ def test_it_goes_on_anywhere_and_says_what_each_lane_reads_next(data, streams, w
                 if not s.is_pad:
                     coming[s.lane] = s.clip
     assert order.next_clips(at * world.batch).tolist() == coming
+
+
+@law
+@given(st.data(), streams_of(), st.lists(worlds, min_size=3, max_size=3), methods)
+def test_units_may_change_their_size_twice_in_an_epoch(data, streams, three, method):
+    first, units, given_out = 0, [], []
+    for number, world in enumerate(three):
+        unit = unit_of(world, method)
+        if not units or units[-1][0] != unit:
+            units.append((unit, first))
+        deals = make_deals(
+            streams.choose, streams.slots, streams.phases, units, False, streams.shuffle, 17, streams.epoch
+        )
+        order = deal_runs(*streams.parts(), None, deals)
+        batches = delivered(order, world, first)
+        assert all(len(part) == world.size for batch in batches for part in batch)
+        stop = len(batches) if number == 2 else data.draw(st.integers(0, max(len(batches) - 1, 0)))
+        for batch in batches[:stop]:
+            for part in batch:
+                assert len(set(streams.stream_of([s.clip for s in part]))) == 1
+        given_out += shown(batches[:stop])
+        first += stop * world.batch
+        if units[-1][1] == first:  # nothing was read of that size
+            units.pop()
+    assert sorted(given_out) == drawn(streams)
 
 
 @law

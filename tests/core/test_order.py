@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from onetake.core import order
 from onetake.core.draw import ClipIds, Runs
 from onetake.core.errors import SpecError
+from onetake.core.lane_counts import default_lanes
 from onetake.core.order import (
     EpochOrder,
     Lanes,
-    default_lanes,
     num_batches,
     worker_batches,
 )

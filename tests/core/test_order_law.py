@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from onetake.core import order as order_module
 from onetake.core.draw import Runs, draw_runs, run_order
+from onetake.core.lane_counts import nearest_lanes
 from onetake.core.order import (
     EpochOrder,
     Lanes,
     lanes_read,
-    nearest_lanes,
     num_batches,
     share_that_stays,
     worker_batches,

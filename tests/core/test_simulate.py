@@ -13,7 +13,8 @@ import pytest
 from onetake.core.clips import ClipSpec
 from onetake.core.errors import SpecError
 from onetake.core.index import CONTAINER, PACKETS, Keyframes, Video, VideoIndex
-from onetake.core.order import nearest_lanes, num_batches
+from onetake.core.lane_counts import nearest_lanes
+from onetake.core.order import num_batches
 from onetake.core.simulate import Simulation, simulate
 from onetake.core.simulate_clips import Clips, Cluster, segment_bytes
 from onetake.core.simulate_costs import expected_distinct

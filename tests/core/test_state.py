@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onetake.core.errors import OnetakeError, ResumeError
-from onetake.core.state import STATE_VERSION, check_order, cursor_seconds, pack_cursors, read_state, unpack_cursors
+from onetake.core.state import (
+    STATE_VERSION,
+    check_order,
+    cursor_seconds,
+    pack_cursors,
+    read_state,
+    read_units,
+    unpack_cursors,
+)
 
 law = settings(deadline=None, max_examples=150)
 
@@ -140,3 +148,28 @@ CHANGES = [
 @pytest.mark.parametrize("saved, now, said", CHANGES, ids=range(len(CHANGES)))
 def test_what_changed_is_said(saved, now, said):
     assert check_order(saved, now) == said
+
+
+UNITS = [
+    # as they are saved -> as they are read, or what is wrong
+    (None, []),
+    ([[4, 0]], [(4, 0)]),
+    ([[4, 0], [6, 20], [4, 32]], [(4, 0), (6, 20), (4, 32)]),
+    ([[4, 1]], "units of no size"),
+    ([[0, 0]], "units of no size"),
+    ([[4, 0], [6, 21]], "units that are not whole"),
+    ([[4, 0], [6, 0]], "units that are not whole"),
+    ([[0, 0], [6, 4]], "ZeroDivisionError"),
+    ([[4]], "ValueError"),
+    (7, "TypeError"),
+]
+
+
+@pytest.mark.parametrize(("saved", "read"), UNITS, ids=str)
+def test_sizes_of_units(saved, read):
+    state = {"onetake": {} if saved is None else {"units": saved}}
+    if isinstance(read, list):
+        assert read_units(state) == read
+    else:
+        with pytest.raises(ResumeError, match=f"the state's units are damaged .*{read}"):
+            read_units(state)

@@ -118,13 +118,28 @@ def test_proportions_go_on_with_another_batch_size(numbered):
     assert every == sorted(clip for batch in alike(numbered) for clip, *_ in record(batch))
 
 
-def test_batches_of_one_stream_are_dealt_for_one_batch_size(numbered):
+@pytest.mark.filterwarnings("ignore:global batch")
+def test_batches_of_one_stream_go_on_with_another_batch_size_and_another(numbered):
+    every, state = [], None
+    for workers, size, batches in ((0, 4, 3), (2, 3, 4), (1, 3, 1), (0, 5, None)):
+        loader = make(numbered, workers, batch_size=size, **PER_STREAM)
+        if state:
+            loader.load_state_dict(state)
+        running = iter(loader)
+        for batch in islice(running, batches):
+            assert len(batch["clip_id"]) == size
+            every += record(batch)
+        state = json.loads(json.dumps(loader.state_dict()))
+        running.close()
+    assert (state["epoch"], state["sample_in_epoch"]) == (1, 0)
+    assert sorted(clip for clip, *_ in every) == list(range(loader.dataset.num_clips))
+    assert sorted(every) == sorted(sample for batch in make(numbered, **PER_STREAM) for sample in record(batch))
+
+
+def test_the_way_in_which_batches_are_made_is_part_of_the_order(numbered):
     loader = make(numbered, **PER_STREAM)
     next(iter(loader))
     state = loader.state_dict()
-    other = make(numbered, batch_size=2, **PER_STREAM)
-    with pytest.raises(ResumeError, match="batch was 4 and is now 2"):
-        other.load_state_dict(state)
     mixed = make(numbered)
     with pytest.raises(ResumeError, match="batching_method was 'per_stream' and is now 'random'"):
         mixed.load_state_dict(state)

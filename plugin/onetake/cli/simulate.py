@@ -62,8 +62,8 @@ def simulate_command(
     A million clips take some seconds; of many more, --steps goes through a part. Each of its four blocks, spread over
     the epoch, counts as a run that is resumed at its first step and stopped after its last.
     """
+    from onetake.core.lane_counts import nearest_lanes
     from onetake.core.names import require
-    from onetake.core.order import nearest_lanes
     from onetake.core.simulate import Simulation, simulate
     from onetake.core.simulate_clips import Clips, Cluster
     from onetake.decode.index_source import index_folder

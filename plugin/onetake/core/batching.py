@@ -22,19 +22,23 @@ only with others whose q is the same mod C. With unit = 2, L = 6 (C = 3), stream
 
 So, where C is a multiple of ranks (if they get units of their own) times workers, a lane stays on one worker of one
 rank, and reads front to back: the law of ``core.order``, that B * W divides L.
+
+Units come to their lanes out of turn, so that those of another size can't be cut where some have been read. Where the
+size changes in the middle of an epoch, what each lane has left becomes, one after another, an epoch to deal anew.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onetake.core.draw import draws, stream_seed
+from onetake.core.draw import ClipIds, Runs, draws, stream_seed
 from onetake.core.order import Batch, EpochOrder, Lanes, lanes_read, num_batches
 
-__all__ = ["APART", "BATCHING_METHODS", "Deal", "DealtOrder", "num_dealt_batches"]
+__all__ = ["APART", "BATCHING_METHODS", "Deal", "DealtOrder", "deal_runs", "make_deals", "num_dealt_batches"]
 
 Int64Array = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
@@ -43,10 +47,10 @@ BATCHING_METHODS = ("random", "stratified", "per_stream", "device_per_stream")
 APART = ("per_stream", "device_per_stream")
 
 
-def num_dealt_batches(sizes: Sequence[int], unit: int, batch_size: int, drop_last: bool, first_sample: int = 0) -> int:
-    """Global batches of an epoch that goes on at ``first_sample``; see ``Deal``."""
+def num_dealt_batches(sizes: Sequence[int], unit: int, batch_size: int, drop_last: bool) -> int:
+    """Global batches of a whole epoch; see ``Deal``."""
     units = sum(num_batches(size, unit, drop_last) for size in sizes)
-    return num_batches(max(units - first_sample // unit, 0), batch_size // unit, drop_last)
+    return num_batches(units, batch_size // unit, drop_last)
 
 
 class Deal:
@@ -60,6 +64,7 @@ class Deal:
         shuffle: False deals them stream after stream.
         seed: the shuffle seed.
         epoch: the epoch, from 0.
+        first_sample: where in the epoch the deal begins: ``sizes`` are what is left there.
 
     Attributes:
         stream: int64 [units], the stream of each.
@@ -69,8 +74,9 @@ class Deal:
 
     def __init__(
         self, sizes: Sequence[int], slots: int, phases: int, unit: int, drop_last: bool, shuffle: bool, seed: int,
-        epoch: int,
+        epoch: int, first_sample: int = 0,
     ) -> None:  # fmt: skip
+        self.first_sample = first_sample
         self.unit, self._sizes, self._slots, self._phases = unit, sizes, slots, phases
         self._counts = counts = np.array([num_batches(size, unit, drop_last) for size in sizes], np.int64)
         self._first = np.cumsum(counts) - counts
@@ -91,6 +97,25 @@ class Deal:
 
     def __len__(self) -> int:
         return len(self.stream)
+
+    @property
+    def num_streams(self) -> int:
+        """How many streams there are."""
+        return len(self._sizes)
+
+    def units_before(self, sample: int) -> int:
+        """How many units are dealt before a sample of the epoch."""
+        return max(sample - self.first_sample, 0) // self.unit
+
+    def num_batches(self, first_sample: int, batch_size: int, drop_last: bool) -> int:
+        """Global batches from ``first_sample`` on."""
+        left = max(len(self) - self.units_before(first_sample), 0)
+        return num_batches(left, batch_size // self.unit, drop_last)
+
+    def left(self, sample: int) -> list[int]:
+        """How many clips of each stream come at or after a sample of the epoch."""
+        units = self.units_before(sample)
+        return [size - int(self.clips_read(stream, units).sum()) for stream, size in enumerate(self._sizes)]
 
     def at(self, place: int) -> tuple[int, int]:
         """(stream, which of its units) is dealt to a place; behind the last, one that repeats the ends of its lanes."""
@@ -119,7 +144,7 @@ class Deal:
         self, first_sample: int, batch_size: int, rank: int, num_ranks: int, worker: int, num_workers: int
     ) -> BoolArray:
         """bool [streams * L], False for lanes of which a worker surely reads nothing; see ``core.order.lanes_read``."""
-        per_batch, begun = batch_size // self.unit, first_sample // self.unit
+        per_batch, begun = batch_size // self.unit, self.units_before(first_sample)
         num_workers = max(num_workers, 1)
         stride = per_batch * num_workers
         parts = []
@@ -173,20 +198,67 @@ class DealtOrder:
 
     def next_clips(self, sample: int) -> Int64Array:
         """int64 [streams * L]: the clip that each lane reads next after ``sample`` samples; -1 for a finished lane."""
-        units = min(sample // self._deal.unit, len(self._deal))
+        units = min(self._deal.units_before(sample), len(self._deal))
         own = (part.following(self._deal.clips_read(stream, units)) for stream, part in enumerate(self._parts))
         return np.concatenate(list(own))
 
+    def rest(self, sample: int) -> list[EpochOrder]:
+        """What is left of each stream at a sample of the epoch, for another deal; see ``EpochOrder.rest``."""
+        units = self._deal.units_before(sample)
+        return [part.rest(self._deal.clips_read(stream, units)) for stream, part in enumerate(self._parts)]
+
     def num_batches(self, first_sample: int, batch_size: int, drop_last: bool) -> int:
         """Global batches from ``first_sample`` on."""
-        left = max(len(self._deal) - first_sample // self._deal.unit, 0)
-        return num_batches(left, batch_size // self._deal.unit, drop_last)
+        return self._deal.num_batches(first_sample, batch_size, drop_last)
 
     def batch(self, first_sample: int, number: int, batch_size: int, rank: int, num_ranks: int) -> Batch:
         """A rank's part of the ``number``-th global batch from ``first_sample`` on, sorted by lane."""
         deal, per_batch = self._deal, batch_size // self._deal.unit
-        at = first_sample // deal.unit + number * per_batch + (rank if per_batch > 1 else 0)
+        at = deal.units_before(first_sample) + number * per_batch + (rank if per_batch > 1 else 0)
         stream, unit = deal.at(at)
         share = (0, 1) if per_batch > 1 else (rank, num_ranks)
         own = self._parts[stream].samples(unit * deal.unit, (unit + 1) * deal.unit, *share)
         return Batch(own.clip_id, own.lane + stream * self._lanes_each, own.seq, own.occurrence, own.is_pad)
+
+
+def make_deals(
+    sizes: Sequence[int], slots: int, phases: int, units: Sequence[tuple[int, int]], drop_last: bool, shuffle: bool,
+    seed: int, epoch: int,
+) -> list[Deal]:  # fmt: skip
+    """The deals of an epoch, one for each of ``units``, (size, first sample); the last one holds. See ``Deal``."""
+    deals: list[Deal] = []
+    for size, first in units:
+        sizes = deals[-1].left(first) if deals else sizes
+        deals.append(Deal(sizes, slots, phases, size, drop_last, shuffle, seed, epoch, first))
+    return deals
+
+
+def deal_runs(
+    runs: Runs,
+    order: Int64Array,
+    streams: Int64Array,
+    ids: ClipIds | None,
+    deals: Sequence[Deal],
+    kept: BoolArray | None = None,
+) -> DealtOrder:
+    """What is left of an epoch's runs where the last of ``deals`` begins.
+
+    Args:
+        runs: what the epoch reads (see ``core.draw``).
+        order: int64 [R], in which order: stream after stream.
+        streams: int64 [R], the stream of each run.
+        ids: the clips that the runs' ordinals stand for; None: an ordinal is a clip's ID.
+        deals: of the epoch.
+        kept: bool [streams * L], the lanes to keep; None: all.
+    """
+    each, lanes = deals[0].num_streams, deals[0].lanes_of(0)
+    stops = np.cumsum(np.bincount(streams, minlength=each))[:-1]
+    own = [None] * each if kept is None or len(deals) > 1 else list(kept.reshape(each, -1))
+    parts = [
+        EpochOrder(runs, lanes.slots, lanes.phases, ids, part, some)
+        for part, some in zip(np.split(order, stops), own, strict=True)
+    ]
+    for deal, following in pairwise(deals):
+        parts = DealtOrder(parts, deal).rest(following.first_sample)
+    dealt = DealtOrder(parts, deals[-1])
+    return dealt if kept is None else dealt.of(kept)

@@ -24,7 +24,7 @@ from onetake.core.clips import ClipSpec
 from onetake.core.draw import pick_clips
 from onetake.core.grid import Grid, Timeline
 from onetake.core.index import Keyframes, Video, VideoIndex
-from onetake.core.order import default_lanes
+from onetake.core.lane_counts import default_lanes
 
 __all__ = ["Grid", "Layout", "Timeline", "choose_lanes"]
 

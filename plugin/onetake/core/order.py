@@ -39,16 +39,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onetake.core.draw import ClipIds, Runs
-from onetake.core.errors import SpecError
 
 __all__ = [
-    "MAX_LEAD_IN",
     "Batch",
     "EpochOrder",
     "Lanes",
-    "default_lanes",
     "lanes_read",
-    "nearest_lanes",
     "num_batches",
     "share_that_stays",
     "worker_batches",
@@ -57,8 +53,6 @@ __all__ = [
 Int64Array = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
-MAX_PHASES = 8
-MAX_LEAD_IN = 0.02
 _SAMPLES_AT_ONCE = 1 << 18
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # of 2^64
 
@@ -198,6 +192,21 @@ class EpochOrder:
         part._id_shift, part._occurrence = self._id_shift[numbers], self._occurrence[numbers]
         part._kept = kept
         return part
+
+    def rest(self, read: Int64Array) -> EpochOrder:
+        """What is left once each lane has given ``read`` of its clips, in the order of ``seq``: an epoch with lanes of
+        its own, as many."""
+        assert self.is_whole, "a lane that was not kept"
+        starts = self._starts + read
+        lanes = self._by_seq[(starts < self._stops)[self._by_seq]]
+        starts, stops = starts[lanes], self._stops[lanes]
+        first, last = (np.searchsorted(self._seq_stop, seq, side="right") for seq in (starts, stops - 1))
+        counts = last + 1 - first
+        run = np.repeat(first - np.cumsum(counts) + counts, counts) + np.arange(int(counts.sum()), dtype=np.int64)
+        begin = np.maximum(self._seq_start[run], np.repeat(starts, counts))
+        end = np.minimum(self._seq_stop[run], np.repeat(stops, counts))
+        runs = Runs(np.zeros_like(run), begin + self._id_shift[run], end - begin, self._occurrence[run])
+        return EpochOrder(runs, self.lanes.slots, self.lanes.phases, self._ids)
 
     def keeps(self, lanes: BoolArray) -> bool:
         """Whether all of these lanes are kept: bool [L]."""
@@ -349,42 +358,3 @@ def share_that_stays(lanes: Lanes, batch_size: int, num_workers: int, num_ranks:
     period = lcm(batch_size * num_workers, count if num_ranks > 1 else 1)
     periods, rest = divmod(steps, period)
     return ((periods * staying(period) if periods else 0) + staying(rest)) / steps
-
-
-def nearest_lanes(slots: int, phases: int, batch_size: int, num_workers: int) -> tuple[int, ...]:
-    """The lane counts next to slots * phases that ``batch_size`` (global) times workers divides, the nearest first."""
-    count, stride = slots * phases, batch_size * max(num_workers, 1)
-    below = count // stride * stride
-    if below == count:
-        return (count,)
-    above = below + stride
-    if not below:
-        return (above,)
-    return (below, above) if count - below <= above - count else (above, below)
-
-
-def default_lanes(batch_size: int, num_lanes: int | None, lead_in: float, num_frames: int) -> tuple[int, int]:
-    """(slots, phases) for a first run.
-
-    Args:
-        batch_size: the global batch size.
-        num_lanes: what the user asked for (L), or None.
-        lead_in: frames that a lane decodes in vain at its start, on average: half the mean keyframe distance.
-        num_frames: frames that the epoch's clips span.
-
-    Returns:
-        With ``num_lanes``, a pair whose product is ``num_lanes``. Otherwise the batch size, and at most 8
-        phases, halved while all lanes' lead-in exceeds 2% of the frames.
-
-    Raises:
-        SpecError: ``num_lanes`` is below 1.
-    """
-    if num_lanes is not None:
-        if num_lanes < 1:
-            raise SpecError(f"num_canonical_lanes={num_lanes}: must be at least 1")
-        slots = gcd(batch_size, num_lanes)
-        return (slots, num_lanes // slots) if slots == batch_size else (num_lanes, 1)
-    phases = MAX_PHASES
-    while phases > 1 and batch_size * phases * lead_in > MAX_LEAD_IN * num_frames:
-        phases //= 2
-    return batch_size, phases

@@ -3,6 +3,8 @@
     epoch, sample_in_epoch, num_canonical_nodes, shuffle_seed, initial_physical_nodes    streaming's own keys
     onetake:
         version   1
+        units     where streams are apart, the sizes in which their samples were dealt in this epoch, and from which
+                  sample on: [[size, first sample], ...] (see core.batching)
         order     all that the order is a function of, and (slots, phases)
         cursors   per lane, the video and the frame at which it goes on: {"video_ids": [...], "frame_seconds":
                   [[mean duration of a frame, of how many of the videos that follow one another], ...],
@@ -14,12 +16,21 @@ Plain containers only: checkpoints are loaded with ``weights_only=True``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 from onetake.core.errors import ResumeError
 
-__all__ = ["STATE_VERSION", "Cursor", "check_order", "cursor_seconds", "pack_cursors", "read_state", "unpack_cursors"]
+__all__ = [
+    "STATE_VERSION",
+    "Cursor",
+    "check_order",
+    "cursor_seconds",
+    "pack_cursors",
+    "read_state",
+    "read_units",
+    "unpack_cursors",
+]
 
 STATE_VERSION = 1
 
@@ -97,6 +108,25 @@ def read_state(state: Mapping[str, Any]) -> tuple[int, int, dict[str, Any], list
     if epoch < 0 or sample < 0:
         raise ResumeError(f"the state is damaged (epoch {epoch}, sample {sample}); load another checkpoint")
     return epoch, sample, order, unpack_cursors(cursors)
+
+
+def read_units(state: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """(size, first sample) of the units that the epoch's batches were made of up to a state, one size after another;
+    none where streams were not apart (see ``core.batching``).
+
+    Raises:
+        ResumeError: the state is damaged.
+    """
+    try:
+        units = [(int(size), int(first)) for size, first in state["onetake"].get("units", [])]
+        for (size, first), (_, following) in pairwise(units):
+            if following <= first or (following - first) % size:
+                raise ValueError("units that are not whole")
+        if units and (units[0][1] or min(size for size, _ in units) < 1):
+            raise ValueError("units of no size")
+    except (TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
+        raise ResumeError(f"the state's units are damaged ({error!r}); load another checkpoint") from None
+    return units
 
 
 def check_order(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

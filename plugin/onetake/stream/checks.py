@@ -12,9 +12,9 @@ from streaming.base.util import bytes_to_int, number_abbrev_to_int
 
 from onetake.core.batching import APART, BATCHING_METHODS
 from onetake.core.errors import CacheError, SpecError
+from onetake.core.lane_counts import MAX_LEAD_IN
 from onetake.core.layout import choose_lanes as lanes_of_layouts
 from onetake.core.names import nearest
-from onetake.core.order import MAX_LEAD_IN
 from onetake.core.values import check_choice, check_count
 from onetake.stream.arguments import check_downloads
 from onetake.stream.stream import VideoStream

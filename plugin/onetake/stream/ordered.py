@@ -10,14 +10,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from onetake.core.batching import APART, Deal, DealtOrder, num_dealt_batches
+from onetake.core.batching import APART, Deal, DealtOrder, deal_runs, make_deals, num_dealt_batches
 from onetake.core.draw import ClipIds, Runs, draw_runs, run_order
 from onetake.core.errors import ResumeError
-from onetake.core.order import EpochOrder, Lanes, lanes_read, nearest_lanes, num_batches, share_that_stays
-from onetake.core.state import STATE_VERSION, Cursor, check_order, pack_cursors, read_state
+from onetake.core.lane_counts import nearest_lanes
+from onetake.core.order import EpochOrder, Lanes, lanes_read, num_batches, share_that_stays
+from onetake.core.state import STATE_VERSION, Cursor, check_order, pack_cursors, read_state, read_units
 from onetake.stream.compat import HostDataset, World
 from onetake.stream.reader import ClipPlace
 from onetake.stream.stream import VideoStream
+from onetake.stream.units import Units
 from onetake.stream.work import WorkerClips
 
 __all__ = ["OrderedDataset"]
@@ -46,7 +48,7 @@ class OrderedDataset(HostDataset):
         self._begun = self._iterated = self._over = False
         self._epoch = 0
         # The last one, by what it was made for.
-        self._order: tuple[tuple[int, ...], EpochOrder | DealtOrder] | None = None
+        self._order: tuple[tuple[Any, ...], EpochOrder | DealtOrder] | None = None
         # Whether an epoch has clips of some stream more than once. Asked for every sample, so settled here.
         self.repeats = any(stream.num_chosen > stream.num_clips for stream in self.streams)
         self._has_gaps = not all(stream.layout.kept.all() for stream in self.streams)
@@ -59,6 +61,7 @@ class OrderedDataset(HostDataset):
         self._clips_before_segment: Int64Array = np.concatenate([[0], np.cumsum(clips)])
         # (epoch, first sample, slots, phases, 1 once a loader drives the dataset); workers of any start method see it.
         self._point = torch.tensor([0, 0, *lanes, 0], dtype=torch.int64).share_memory_()
+        self._units = Units()
 
     def _numbered(self, of_streams: Sequence[Int64Array]) -> Int64Array:
         """int64 [S]: something of each segment in which a clip starts, counted over all streams; rising numbers."""
@@ -124,10 +127,13 @@ class OrderedDataset(HostDataset):
 
     def _last_order(self, epoch: int) -> EpochOrder | DealtOrder | None:
         """The order that was kept, if it is this epoch's."""
-        return self._order[1] if self._order is not None and self._order[0] == (epoch, *self.lanes) else None
+        return self._order[1] if self._order is not None and self._order[0] == self._made_for(epoch) else None
+
+    def _made_for(self, epoch: int) -> tuple[Any, ...]:
+        return epoch, *self.lanes, *(self._units.of(epoch, self._unit) if self.streams_apart else ())
 
     def _keep_order(self, epoch: int, order: EpochOrder | DealtOrder) -> EpochOrder | DealtOrder:
-        self._order = (epoch, *self.lanes), order
+        self._order = self._made_for(epoch), order
         return order
 
     def _whole_order(self, epoch: int) -> EpochOrder | DealtOrder:
@@ -144,18 +150,13 @@ class OrderedDataset(HostDataset):
         if not self.streams_apart:
             return EpochOrder(runs, *self.lanes, ids, order, kept, spread=self.batching_method == "stratified")
         assert streams is not None
-        stops = np.cumsum(np.bincount(streams, minlength=len(self.streams)))
-        deal = self._deal(epoch)
-        lanes: Sequence[BoolArray | None] = [None] * len(stops) if kept is None else list(kept.reshape(len(stops), -1))
-        parts = [
-            EpochOrder(runs, *self.lanes, ids, own, own_lanes)
-            for own, own_lanes in zip(np.split(order, stops[:-1]), lanes, strict=True)
-        ]
-        return DealtOrder(parts, deal)
+        return deal_runs(runs, order, streams, ids, self._deals(epoch), kept)
 
-    def _deal(self, epoch: int) -> Deal:
+    def _deals(self, epoch: int) -> list[Deal]:
+        """The deals of an epoch where streams are apart, one for each size of units; the last one holds."""
         sizes = [stream.num_chosen for stream in self.streams]
-        return Deal(sizes, *self.lanes, self._unit, self.drop_last, self.shuffle, self.shuffle_seed, epoch)
+        units = self._units.of(epoch, self._unit)
+        return make_deals(sizes, *self.lanes, units, self.drop_last, self.shuffle, self.shuffle_seed, epoch)
 
     def _groups_of(self, runs: Runs) -> Int64Array:
         """int64 [R]: a number for each video, or shard; another one where it comes again, to be read another time."""
@@ -211,9 +212,11 @@ class OrderedDataset(HostDataset):
 
     def batches_left(self, sample: int) -> int:
         """Batches of an epoch that goes on at ``sample``."""
+        if self.streams_apart and sample:
+            return self._deals(int(self._point[0]))[-1].num_batches(sample, self.global_batch_size, self.drop_last)
         if self.streams_apart:
             sizes = [stream.num_chosen for stream in self.streams]
-            return num_dealt_batches(sizes, self._unit, self.global_batch_size, self.drop_last, sample)
+            return num_dealt_batches(sizes, self._unit, self.global_batch_size, self.drop_last)
         return num_batches(max(self.num_clips - sample, 0), self.global_batch_size, self.drop_last)
 
     def end_epoch(self) -> None:
@@ -237,7 +240,7 @@ class OrderedDataset(HostDataset):
         """bool [L]: the lanes that a worker of this rank reads from ``sample`` on; of no workers, the rank."""
         world, lanes = self.rank_world, Lanes(self.num_clips, *self.lanes)
         share = sample, self.global_batch_size, world.rank, world.num_ranks, worker, num_workers
-        return self._deal(self._epoch).lanes_read(*share) if self.streams_apart else lanes_read(lanes, *share)
+        return self._deals(self._epoch)[-1].lanes_read(*share) if self.streams_apart else lanes_read(lanes, *share)
 
     def _order_of(self, epoch: int, kept: BoolArray) -> EpochOrder | DealtOrder:
         """An epoch's order with some of its lanes alone; it is kept."""
@@ -301,6 +304,7 @@ class OrderedDataset(HostDataset):
             "initial_physical_nodes": self.initial_physical_nodes or world.num_nodes,
             "onetake": {
                 "version": STATE_VERSION,
+                **({"units": [list(unit) for unit in self._units.of(epoch, self._unit)]} if self.streams_apart else {}),
                 "order": self._order_key(),
                 "cursors": pack_cursors(
                     starts,
@@ -335,20 +339,25 @@ class OrderedDataset(HostDataset):
         slots, phases = int(order.get("slots", 0)), int(order.get("phases", 0))
         if slots < 1 or phases < 1 or epoch < 0 or sample < 0:
             raise ResumeError("the state's numbers are damaged; load another checkpoint")
-        kept = self._point.clone()
+        kept, units = self._point.clone(), self._units.of(epoch, self._unit)
+        self._units.keep(epoch, read_units(obj) or [(self._unit, 0)])
         self._point[:4] = torch.tensor([epoch, sample, slots, phases])
         changes = check_order(order, self._order_key())
         if not changes and cursors != self.cursors(epoch, sample):
             changes = ["the videos and frames at which lanes go on are not the same"]
         if changes and self.resume == "strict":
             self._point.copy_(kept)
+            self._units.keep(epoch, units)
             raise ResumeError(
                 "the state does not fit this dataset: " + "; ".join(changes) + ". Restore the settings, or pass "
                 'resume="continue" to go on at the same sample of the new order'
             )
         if changes:
             warnings.warn("resuming in another order than was saved: " + "; ".join(changes), stacklevel=2)
+            self._units.keep(epoch, [(self._unit, 0)])
             self._point[1] = min(sample, self.num_batches * self.global_batch_size)
+        elif self.streams_apart:
+            self._units.change(epoch, sample, self._unit)
         self._epoch = epoch
         self._iterated = self._begun = False
 
@@ -366,8 +375,6 @@ class OrderedDataset(HostDataset):
             "slots": slots,
             "phases": phases,
         }
-        if self.streams_apart:
-            key["batch"] = self._unit  # whatever it is, the batches of the others are made of the same sequence
         filters = [stream.selection.key() for stream in self.streams]
         for name in sorted({name for own in filters for name in own}):
             key[name] = [own.get(name) for own in filters]
