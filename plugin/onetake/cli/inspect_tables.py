@@ -66,7 +66,7 @@ def _keyframes(summary: Mapping[str, Any]) -> Table:
             name, f"{'█' * max(round(_BAR * count / most), count > 0):{_BAR}} {count:,} ({count / total:.1%})"
         )
     table.add_section()
-    table.add_row("in all", _spread(summary["keyframe_distance"], lambda frames: f"{frames:.4g}"))
+    table.add_row("in all", _spread(summary["keyframe_distance"], _number))
     return table
 
 
@@ -75,7 +75,7 @@ def _clips(clips: Mapping[str, Any]) -> Table:
     table.add_row("clips", f"{clips['clips']:,}")
     if clips["clips_per_epoch"] != clips["clips"]:
         table.add_row("... that an epoch takes", f"{clips['clips_per_epoch']:,}")
-    table.add_row("clips of a video", _spread(clips["clips_of_videos"], lambda count: f"{count:,.4g}"))
+    table.add_row("clips of a video", _spread(clips["clips_of_videos"], _number))
     without = f"{clips['videos_without']:,}"
     if clips["examples"]:
         more = ", ..." if clips["videos_without"] > len(clips["examples"]) else ""
@@ -156,6 +156,10 @@ def _counts(counts: Mapping[str, int]) -> str:
         rest = list(counts.values())[_NAMES:]
         shown.append(f"{len(rest):,} others ({sum(rest):,})")
     return ", ".join(shown)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 or value == round(value) else f"{value:.1f}"
 
 
 def _spread(spread: Mapping[str, float], words: Callable[[float], str]) -> str:
