@@ -40,8 +40,8 @@ def fetch_segment(videos: Storage, video: Video, table: PacketTable, shard: Vide
             raise _missing(videos, video) from None
         except FileChangedError:
             raise SourceError(
-                f"video {video.video_id!r} in {videos.location} is no longer the object that was indexed by its "
-                "header: it changed, or is a copy; run `onetake index` again"
+                f"video {video.video_id!r} in {videos.location} is no longer the object that was indexed, or "
+                "was replaced while it was read: run `onetake index` again"
             ) from None
         _refuse_other_size(videos, video, found.size)
         if parts[1].stat().st_size != length:
@@ -61,7 +61,8 @@ def fetch_segment(videos: Storage, video: Video, table: PacketTable, shard: Vide
 
 
 def _pinned(videos: Storage, video: Video, table: PacketTable) -> str | None:
-    """The version that alone will do. Where packets have check sums, any will: an index serves copies of its videos."""
+    """The version that alone will do. Where packets have check sums, any will: an index serves copies of its videos.
+    Where some have none, it was made from a bucket, and names the object's version."""
     in_bucket = videos.root is None
     return video.version if in_bucket and np.any(table.flags & UNCHECKED) else None
 
