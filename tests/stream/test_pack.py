@@ -208,3 +208,16 @@ def test_metadata_go_with_the_videos(tmp_path):
     assert {batch["video_id"][0] for batch in dogs} == {"videos/b.mp4"}
     plain = StreamingDataset(local=str(tmp_path / "pack"), batch_size=1)
     assert {sample["video_id"]: sample["metadata"]["label"] for sample in plain} == found
+
+
+def test_from_a_bucket_through_a_cache_that_holds_a_part_of_it(numbered, small, tmp_path, s3):
+    """Every clip once, while shards come and go."""
+    limit = 350_000
+    assert sum(path.stat().st_size for path in small.glob("*.mds")) > limit
+    how = {"remote": s3(small), "local": tmp_path / "cache", "cache_limit": limit}
+    loader = make_loader(small, **how, batch_size=1, num_canonical_lanes=1, predownload=1)
+    found = []
+    for batch in loader:
+        found += record(batch)
+        assert sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*.mds")) <= limit
+    assert sorted(found) == clips_of(numbered)
