@@ -15,6 +15,7 @@ import av
 import numpy as np
 import pytest
 from av import VideoFrame
+from streaming.base.format.mds import MDSReader
 
 from onetake import index_videos, pack_videos
 from onetake.core.errors import IndexFileError, SourceError, SpecError
@@ -332,6 +333,37 @@ SHRUNK = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("transcode", [None, TranscodeSpec(height=48)])
+def test_sound_goes_with_its_pictures_if_it_is_asked_for(tmp_path, transcode):
+    write_zoo(tmp_path / "zoo", ["audio.mp4", "plain.mp4"])
+    index_videos(tmp_path / "zoo", workers=1)
+    how = {"segment_seconds": 0.7, "overlap": 0, "workers": 1, "transcode": transcode}
+    counts = {}
+    for audio in (False, True):
+        out = tmp_path / f"out{audio}"
+        pack_videos(tmp_path / "zoo", out, audio=audio, **how)
+        (entry,) = json.loads((out / "index.json").read_bytes())["shards"]
+        reader = MDSReader.from_json(str(out), "", entry)
+        heard, seen = [], 0
+        for number in range(entry["samples"]):
+            sample = reader[number]
+            with av.open(io.BytesIO(sample["video"])) as container:
+                assert len(container.streams.audio) == (audio and sample["video_id"] == "audio.mp4")
+                seen += sum(1 for _ in container.decode(video=0)) if sample["video_id"] == "audio.mp4" else 0
+                container.seek(0)
+                for packet in container.demux(*container.streams.audio) if container.streams.audio else ():
+                    if packet.size:
+                        heard.append(bytes(packet))
+                        assert -0.1 < float(packet.pts * packet.time_base) < sample["num_frames"] / 25
+        counts[audio] = seen
+        with av.open(str(tmp_path / "zoo" / "audio.mp4")) as container:
+            whole = [bytes(packet) for packet in container.demux(container.streams.audio[0]) if packet.size]
+        assert heard == (whole[len(whole) - len(heard) :] if audio else [])
+        assert len(heard) >= (len(whole) - 3 if audio else 0)
+    assert counts[True] == counts[False] == 60
+    assert times_of(tmp_path / "outTrue" / "onetake") == times_of(tmp_path / "zoo")
+
+
 def times_of(folder: Path) -> dict[tuple[int, int], int]:
     """When each frame is shown, by (video, frame)."""
     index, found = read_index(folder), {}
@@ -422,8 +454,6 @@ def test_a_video_with_other_bytes_is_named_and_the_others_are_kept(changing, tmp
 
 def test_segments_are_files_that_players_read(zoo, pack):
     """What any reader of MDS gets: the segment's own frames first, upright as the original."""
-    from streaming.base.format.mds import MDSReader
-
     odd = {"refresh_cut.mkv", "size_change.mkv", "stale_extradata.mp4"}  # FFmpeg itself opens these differently
     entries = json.loads((pack / "index.json").read_bytes())["shards"]
     counts: dict[str, int] = {}

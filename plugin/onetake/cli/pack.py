@@ -25,6 +25,7 @@ import click
     show_default=True,
     help="Seconds of what follows that a segment carries: how far clips may run over its end.",
 )
+@click.option("--audio", is_flag=True, help="Keep the sound; what it weighs is not counted by --shard-size.")
 @click.option("--hashes", default="", help="Hashes of the shards for MDS's index, such as sha1, joined by commas.")
 @click.option("--transcode", is_flag=True, help="Encode anew instead of copying packets.")
 @click.option("--height", type=int, help="With --transcode: height of the upright picture.  [default: as it is]")
@@ -46,6 +47,7 @@ def pack_command(
     shard_size: str,
     segment_seconds: float,
     overlap: float,
+    audio: bool,
     hashes: str,
     transcode: bool,
     height: int | None,
@@ -81,6 +83,7 @@ def pack_command(
             shard_size=shard_size,
             segment_seconds=segment_seconds,
             overlap=overlap,
+            audio=audio,
             hashes=sorted(filter(None, hashes.split(","))),
             transcode=TranscodeSpec(**encoding) if transcode else None,
             engine=engine,

@@ -72,6 +72,7 @@ def pack_videos(
     shard_size: int | str = "64mb",
     segment_seconds: float = 60.0,
     overlap: float = 4.0,
+    audio: bool = False,
     hashes: Sequence[str] = (),
     transcode: TranscodeSpec | None = None,
     engine: str = "local",
@@ -93,6 +94,8 @@ def pack_videos(
             shorter may weigh more.
         segment_seconds: how long a segment is at least; it ends at the next keyframe, or where it fills a shard.
         overlap: seconds of what follows that each segment carries, so that clips may run over its end by as much.
+        audio: keep sound tracks, which ``shard_size`` does not count. A video in a bucket is fetched whole for them,
+            once a segment.
         hashes: names of hashes of each shard for MDS's index, such as "sha1".
         transcode: encode anew instead of copying packets: frames keep their numbers and times. What a shard weighs is
             then an estimate.
@@ -108,7 +111,7 @@ def pack_videos(
     """
     check_engine(engine, workers)
     shard_bytes = parse_bytes("shard_size", shard_size)
-    spec = PackSpec(shard_bytes, segment_seconds, overlap, hashes=tuple(hashes), transcode=transcode)
+    spec = PackSpec(shard_bytes, segment_seconds, overlap, audio, tuple(hashes), transcode)
     places = Places(*(os.fspath(place) for place in (source, source if index is None else index, out)))
     videos, target = open_storage(places.videos), open_storage(places.out)
     with index_folder(places.index, with_packets=True) as folder:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from base64 import b64decode, b64encode
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from onetake.core.packing import MAX_SHARD_BYTES, Cut, PackSpec, TranscodeSpec
 from onetake.decode.mds import shard_entry, write_shard
 from onetake.decode.remux import locate, remux
 from onetake.decode.segment import byte_range
+from onetake.decode.sound import Sound, open_sound
 from onetake.decode.source import open_source
 from onetake.decode.store import PACKETS_BIN
 from onetake.decode.transcode import Transcoded, transcode
@@ -242,16 +244,25 @@ def _make(videos: Storage, index: Storage, plan: SegmentPlan, spec: PackSpec) ->
     try:
         if plan.is_whole:
             return _Made(video, _whole_file(videos, video, table), table)
-        if spec.transcode is not None:
-            return _transcode(videos, plan, table, spec.transcode)
-        payloads = _read_packets(videos, video, table)
+        with _sound(videos, plan, table, spec) as sound:
+            if spec.transcode is None:
+                return _muxed(video, table, _read_packets(videos, video, table), plan.cut, sound)
+            made = _transcode(videos, plan, table, spec.transcode)
+            if sound is None:
+                return made
+            offsets = zip(made.table.offset.tolist(), made.table.size.tolist(), strict=True)
+            payloads = [made.data[offset : offset + size] for offset, size in offsets]
+            return replace(_muxed(made.video, made.table, payloads, plan.cut, sound), lost=made.lost)
     except FileNotFoundError:
         raise VideoError(video.video_id, "is not there any more; put it back, and run the command again") from None
     except FileChangedError:
         raise VideoError(
             video.video_id, "it changed since it was indexed; run `onetake index` again, and pack into another folder"
         ) from None
-    data = remux(video, table, payloads, plan.cut.first_frame)
+
+
+def _muxed(video: Video, table: PacketTable, payloads: Sequence[bytes], cut: Cut, sound: Sound | None) -> _Made:
+    data = remux(video, table, payloads, cut.first_frame, sound)
     table = replace(
         table,
         offset=locate(video, data, payloads),
@@ -259,6 +270,23 @@ def _make(videos: Storage, index: Storage, plan: SegmentPlan, spec: PackSpec) ->
         check=np.array([packet_check(payload) for payload in payloads], np.uint32),
     )
     return _Made(video, data, table)
+
+
+@contextmanager
+def _sound(storage: Storage, plan: SegmentPlan, table: PacketTable, spec: PackSpec) -> Iterator[Sound | None]:
+    """What is heard while a segment is seen, where sound is to be kept."""
+    if not spec.audio:
+        yield None
+        return
+    video, cut = plan.video, plan.cut
+    ends = np.array([table.pts[table.frame == frame][0] for frame in (cut.first_frame, cut.stop_frame - 1)])
+    start, last = video.to_seconds(ends).tolist()
+    with tempfile.TemporaryDirectory(prefix="onetake-pack-") as folder:
+        path = Path(folder, "video") if storage.root is None else storage.root / video.file
+        if storage.root is None:  # no packet table says where its sound is
+            storage.copy(video.file, 0, video.file_bytes, path)
+        with open_sound(path, video.video_id, start, last + video.seconds / video.num_frames) as sound:
+            yield sound
 
 
 def _transcode(storage: Storage, plan: SegmentPlan, table: PacketTable, spec: TranscodeSpec) -> Transcoded:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import deque
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from onetake.core.errors import VideoError
 from onetake.core.index import KEYFRAME, PACKETS, PacketTable, Video
+from onetake.decode.sound import Sound
 
 __all__ = ["can_cut", "locate", "new_stream", "remux"]
 
@@ -67,7 +69,9 @@ def new_stream(container: av.container.OutputContainer, video: Video) -> av.Vide
     return stream
 
 
-def remux(video: Video, table: PacketTable, payloads: Sequence[bytes], first_frame: int) -> bytes:
+def remux(
+    video: Video, table: PacketTable, payloads: Sequence[bytes], first_frame: int, sound: Sound | None = None
+) -> bytes:
     """A file of some packets, the same bytes at every time. Its clock begins at ``first_frame``; pictures that are
     shown before that are hidden by an edit list.
 
@@ -76,6 +80,7 @@ def remux(video: Video, table: PacketTable, payloads: Sequence[bytes], first_fra
         table: the packets, in decode order, from a keyframe on.
         payloads: their bytes.
         first_frame: the first frame to be shown.
+        sound: what is heard from then on.
 
     Raises:
         VideoError: the muxer refuses them.
@@ -87,18 +92,36 @@ def remux(video: Video, table: PacketTable, payloads: Sequence[bytes], first_fra
     try:
         with av.open(out, "w", format=FORMATS[video.codec], options={"fflags": "+bitexact"}) as container:
             stream = new_stream(container, video)
+            waiting = _add_sound(container, sound)
             for row, payload in enumerate(payloads):
+                while waiting and waiting[0][0] <= dts[row] * base:
+                    container.mux(waiting.popleft()[1])
                 packet = Packet(len(payload))  # Packet(payload) would lack the zeros that parsers read beyond its end
                 packet.update(payload)
                 packet.pts, packet.dts, packet.duration = int(pts[row]), int(dts[row]), int(duration[row])
                 packet.stream, packet.time_base = stream, base
                 packet.is_keyframe = bool(table.flags[row] & KEYFRAME)
                 container.mux(packet)
+            while waiting:
+                container.mux(waiting.popleft()[1])
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise VideoError(
             video.video_id, f"its packets cannot be copied ({error}); pack with --transcode, or encode it again"
         ) from None
     return out.getvalue()
+
+
+def _add_sound(container: av.container.OutputContainer, sound: Sound | None) -> deque[tuple[float, Packet]]:
+    """(seconds, packet) of audio streams that are added to a container."""
+    waiting: deque[tuple[float, Packet]] = deque()
+    if sound is None:
+        return waiting
+    streams = [container.add_stream_from_template(stream, opaque=True) for stream in sound.streams]
+    for number, seconds, packet in sound.packets:
+        packet.pts = packet.dts = round(seconds / packet.time_base)
+        packet.stream = streams[number]
+        waiting.append((seconds, packet))
+    return waiting
 
 
 def locate(video: Video, data: bytes, payloads: Sequence[bytes]) -> NDArray[np.int64]:
