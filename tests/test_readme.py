@@ -97,3 +97,26 @@ def test_a_loop_of_your_own(folder, monkeypatch):
     run(code, folder, monkeypatch, train_on=seen.append, save=saved.append, model=model)
     assert len(seen) == len(saved) == 4
     assert [state["loader"]["epoch"] for state in saved] == [0, 1, 1, 2]
+
+
+MANIFEST = "Manifests, metadata, spans, filters, splits"
+
+
+def test_manifests(tmp_path, monkeypatch):
+    videos, spans = re.findall(r"^```\n(path,.*?)^```", README, re.DOTALL | re.MULTILINE)
+    for name in ("cats/1.mp4", "dogs/2.mp4", "cats/3.mp4"):
+        (tmp_path / "videos" / name).parent.mkdir(parents=True, exist_ok=True)
+        write_numbered_video(tmp_path / "videos" / name, 60, gop=20)
+    (tmp_path / "videos.csv").write_text(videos + "cats/3.mp4,,channel7\n")
+    (tmp_path / "spans.csv").write_text(spans)
+    shared = {"root": tmp_path / "videos", "workers": 1}
+    index_videos(tmp_path / "videos.csv", tmp_path / "index", split={"val": 0.02}, split_by="source_id", **shared)
+    index_videos(tmp_path / "spans.csv", tmp_path / "spans", **shared)
+
+    filters, with_spans = EXAMPLES[MANIFEST]
+    sample = run(filters, tmp_path, monkeypatch)["dataset"][0]
+    assert (sample["video_id"], sample["label"]) == ("cats/1.mp4", 0)
+    assert "source_id" not in sample
+    left = run(with_spans, tmp_path, monkeypatch)
+    assert (left["within"][0]["verb"], left["within"][0]["start_frame"]) == ("sleeps", 12)
+    assert [span["verb"] for span in left["beside"][3]["spans"]] == ["sleeps", "stretches"]

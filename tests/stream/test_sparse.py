@@ -296,9 +296,9 @@ def test_no_keyframe_from_which_a_clip_fits_is_said(tmp_path):
 def test_videos_whose_keyframes_stand_too_late_are_said():
     """As where an edit list hides the first keyframe."""
     index, keyframes = make_index([Times(range(100), keys=[95])])
-    error = no_clips(Layout(ClipSpec(4, 3, align="keyframe"), index, keyframes), "videos")
+    error = no_clips(Layout(ClipSpec(4, 3, align="keyframe"), index, keyframes), "video", "videos")
     assert "no video in videos has a keyframe from which a clip fits: one extends over 10 frames" in str(error)
-    error = no_clips(Layout(ClipSpec(4, fps=2.5, align="keyframe"), index, keyframes), "videos")
+    error = no_clips(Layout(ClipSpec(4, fps=2.5, align="keyframe"), index, keyframes), "video", "videos")
     assert "one extends over 1.2 s, and begins at a keyframe" in str(error)
     assert "leave out align=, or use fewer frames or a higher fps" in str(error)
 

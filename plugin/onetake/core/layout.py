@@ -76,6 +76,7 @@ class Layout:
         self.spec, self.index, self.clips_per_sample = spec, index, clips_per_sample
         videos = index.videos
         self._first_segment = np.searchsorted(index.video, np.arange(len(videos) + 1)).astype(np.int64)
+        self._first = index.first_frame[self._first_segment[:-1]]  # frame of each video: spans have others than 0
         frames = np.array([video.num_frames for video in videos], np.int64)
         if spec.by_time:
             self._origin = index.first_pts[self._first_segment[:-1]]
@@ -85,7 +86,7 @@ class Layout:
             self._tolerance = (~even & (self._duration >= _FEWEST_TICKS * frames)).astype(np.int64)
         else:
             self._origin = self._tolerance = np.zeros_like(frames)
-            self._begin, self._duration = index.first_frame, frames
+            self._begin, self._duration = index.first_frame - self._first[index.video], frames
         self._key_frame = self._key_tick = np.zeros(0, np.int64)
         if spec.align is None:
             clips = self._on_grid()
@@ -137,7 +138,7 @@ class Layout:
         index = self.index
         segment = np.repeat(np.arange(index.num_segments), np.diff(keyframes.start))
         video = index.video[segment]
-        tick = keyframes.pts - self._origin[video] if self.spec.by_time else keyframes.frame
+        tick = keyframes.pts - self._origin[video] if self.spec.by_time else keyframes.frame - self._first[video]
         kept = np.zeros(len(tick), np.bool_)
         for grid, videos, segments in self._clocks():
             keys = np.flatnonzero(np.isin(segment, segments, kind="table"))
@@ -244,17 +245,17 @@ class Layout:
         video, last = index.video[segments], last_tick[segments]
         stop = np.zeros(index.num_segments, np.int64)
         if not self.spec.by_time:
-            stop[segments] = last + 1
+            stop[segments] = self._first[video] + last + 1
             return stop
         ticks = np.array([video.frame_ticks for video in index.videos], np.int64)[video]
         even, uneven = ticks > 0, ticks == 0
-        stop[segments[even]] = last[even] // ticks[even] + 1
+        stop[segments[even]] = self._first[video[even]] + last[even] // ticks[even] + 1
         stop[segments[uneven]] = self._first_frame_after(segments[uneven], last[uneven])
         return stop
 
     def _first_frame_after(self, segments: Int64Array, tick: Int64Array) -> Int64Array:
         """The first frame of the first segment after each of ``segments`` that begins after ``tick``; where the video
-        has none, the number of its frames."""
+        has none, where its frames end."""
         index = self.index
         video = np.append(index.video, -1)
         begin = np.append(self._begin, 0)
@@ -264,8 +265,8 @@ class Layout:
         while len(going):
             going = going[(video[after[going]] == own[going]) & (begin[after[going]] <= tick[going])]
             after[going] += 1
-        frames = np.array([video.num_frames for video in index.videos], np.int64)[own]
-        return np.where(video[after] == own, np.append(index.first_frame, 0)[after], frames)
+        ends = self._first[own] + np.array([video.num_frames for video in index.videos], np.int64)[own]
+        return np.where(video[after] == own, np.append(index.first_frame, 0)[after], ends)
 
     # One clip.
 
@@ -303,15 +304,16 @@ class Layout:
 
     def _frames(self, segment: int, clip: int, count: int, shift: int, timeline: Callable[[], Timeline]) -> list[int]:
         ticks = self._grid(segment).targets(self._position(segment, clip, shift), count)
-        if not self.spec.by_time:
-            return ticks
         video = int(self.index.video[segment])
+        first = int(self._first[video])
+        if not self.spec.by_time:
+            return [first + tick for tick in ticks]
         head = [] if self.spec.align is None else [int(self._key_frame[self._first_key[video] + clip])]
         tolerance = int(self._tolerance[video])
         rest = [tick + tolerance for tick in ticks[len(head) :]]
         frame_ticks = self.index.videos[video].frame_ticks
         if frame_ticks:
-            return head + [tick // frame_ticks for tick in rest]
+            return head + [first + tick // frame_ticks for tick in rest]
         origin = int(self._origin[video])
         return head + (timeline().on_screen([origin + tick for tick in rest]) if rest else [])
 

@@ -120,13 +120,13 @@ def _too_short_in_words(layout: Layout) -> str:
     return f"are shorter than a clip ({_clip_in_words(layout.spec)}){or_lack}"
 
 
-def no_clips(layout: Layout, location: str) -> SpecError:
-    """The error for videos none of which has a sample."""
+def no_clips(layout: Layout, what: str, location: str) -> SpecError:
+    """The error for videos (or ``what`` they are) none of which has a sample."""
     spec, videos = layout.spec, layout.videos
     most = layout.most_clips
     if most:
         return SpecError(
-            f"no video in {location} has the {layout.clips_per_sample} clips of a sample, the longest has {most}: "
+            f"no {what} in {location} has the {layout.clips_per_sample} clips of a sample, the longest has {most}: "
             "lower clips_per_sample=, or use shorter clips"
         )
     if spec.by_time:
@@ -138,11 +138,11 @@ def no_clips(layout: Layout, location: str) -> SpecError:
     extent = _clip_in_words(spec)
     if spec.align is None or _longest_is_too_short(spec, videos):
         return SpecError(
-            f"no video in {location} is long enough for a clip: one extends over {extent}, the longest video has "
+            f"no {what} in {location} is long enough for a clip: one extends over {extent}, the longest {what} has "
             f"{longest}; {remedy}"
         )
     return SpecError(
-        f"no video in {location} has a keyframe from which a clip fits: one extends over {extent}, and begins at a "
+        f"no {what} in {location} has a keyframe from which a clip fits: one extends over {extent}, and begins at a "
         f'keyframe (align="keyframe"); leave out align=, or {remedy}'
     )
 
@@ -157,12 +157,13 @@ def _seconds(value: float) -> str:
     return np.format_float_positional(value, precision=3, trim="-")
 
 
-def warn_of_short(layout: Layout, num_short: int, location: str) -> None:
-    """Say that some videos have no sample."""
+def warn_of_short(layout: Layout, what: str, location: str) -> None:
+    """Say that some videos (or ``what`` they are) have no sample."""
     logger.warning(
-        "%d of the %d videos in %s %s and give none",
-        num_short,
+        "%d of the %d %ss in %s %s and give none",
+        layout.num_empty_videos,
         len(layout.videos),
+        what,
         location,
         _too_short_in_words(layout),
     )

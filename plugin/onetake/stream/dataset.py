@@ -78,7 +78,7 @@ class VideoDataset(CachedDataset):
 
     Args:
         streams: where the videos are; or, for one stream, ``remote``, ``local``, ``split``, ``index``.
-        where, columns, exclude: which videos, and what of them, for streams that don't say; see VideoStream.
+        where, columns, exclude, spans: which videos, and what of them, for streams that don't say; see VideoStream.
         clips: which clips, for streams that don't say.
         frame_size: (height, width), scaled to cover and centre-cropped; an int, the short side; None, native.
         scaling: "fast", or "exact", nearer to a resize of the RGB frames, and slower.
@@ -130,6 +130,7 @@ class VideoDataset(CachedDataset):
         where: Sequence[Any] | None = None,
         columns: Sequence[str] | None = None,
         exclude: Sequence[str] | None = None,
+        spans: str | None = None,
         clips: ClipSpec | None = None,
         frame_size: FrameSize = (256, 256),
         scaling: str = "fast",
@@ -171,7 +172,7 @@ class VideoDataset(CachedDataset):
         if streams is None:
             streams = [VideoStream(remote=remote, local=local, split=split, index=index)]
         check_streams(streams)
-        selection = Selection.of(split, where, columns, exclude)
+        selection = Selection.of(split, where, columns, exclude, spans)
         world = World.detect()
         streams = [copy(stream) for stream in streams]  # a stream may serve several datasets
         for number, stream in enumerate(streams):
@@ -276,7 +277,7 @@ class VideoDataset(CachedDataset):
                 raise
             clip, valid = self._substitute(ref, error), False
         sample = make_sample(clip, self.form, ref, valid, self.repeats)
-        sample |= self.metadata.of(self._place(ref, self._epoch)[1])
+        sample |= self.metadata.of(self._place(ref, self._epoch)[1], clip.frames)
         if self.transform is None and self.sample_transform is None:
             return sample
         with spending(self._lane_reader().counters, Spent.TRANSFORM):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,14 +19,16 @@ class EpochDraws:
     Args:
         layout: the clips.
         name: the stream's: draws of streams of other names are others.
+        spans: whether its videos are spans of videos, which have draws of their own.
     """
 
-    def __init__(self, layout: Layout, name: str) -> None:
+    def __init__(self, layout: Layout, name: str, spans: bool = False) -> None:
         self._layout = layout
         spec = layout.spec
         # Whether epochs differ in which clips there are, or where they start.
         self.is_random = spec.jitter or spec.clips_per_video is not None
-        self._keys = video_keys(name, (video.video_id for video in layout.index.videos) if self.is_random else ())
+        names = _span_names(layout) if spans else (video.video_id for video in layout.index.videos)
+        self._keys = video_keys(name, names if self.is_random else ())
 
     def pick(self, seed: int, epoch: int) -> NDArray[np.int64] | None:
         """Numbers of the clips that an epoch draws from, rising; None for all that are kept."""
@@ -37,3 +41,9 @@ class EpochDraws:
         video = int(self._layout.index.video[segment])
         draw = draw_of_videos(self._keys[video : video + 1], seed, epoch)
         return self._layout.shift(segment, int(draw[0]))
+
+
+def _span_names(layout: Layout) -> Iterator[str]:
+    first = np.unique(layout.index.video, return_index=True)[1]
+    for video, frame in zip(layout.index.videos, layout.index.first_frame[first].tolist(), strict=True):
+        yield f"{video.video_id}@{frame}-{frame + video.num_frames}"

@@ -54,9 +54,10 @@ class OrderedDataset(HostDataset):
         self._has_gaps = not all(stream.layout.kept.all() for stream in self.streams)
         self._stream_per_segment = np.repeat(np.arange(len(self.streams)), [len(s.segments) for s in self.streams])
         self._video_per_segment = self._numbered([stream.index.video for stream in self.streams])
-        self._group_per_segment = self._video_per_segment
-        if self.shuffle_by == "shard":
-            self._group_per_segment = self._numbered([stream.shard_of_segment for stream in self.streams])
+        by_shard = self.shuffle_by == "shard"
+        self._group_per_segment = self._numbered(
+            [stream.shard_of_segment if by_shard else stream.video_of_segment for stream in self.streams]
+        )
         clips = np.concatenate([stream.layout.num_clips[stream.segments] for stream in self.streams])
         self._clips_before_segment: Int64Array = np.concatenate([[0], np.cumsum(clips)])
         # (epoch, first sample, slots, phases, 1 once a loader drives the dataset); workers of any start method see it.

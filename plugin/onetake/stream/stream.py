@@ -27,7 +27,7 @@ from onetake.decode.index_source import IndexSource, find_index
 from onetake.decode.scale import FrameSize, check_frame_size
 from onetake.decode.segment import byte_range, most_bytes, run_table
 from onetake.decode.source import PacketSource, open_source
-from onetake.decode.store import PACK_INDEX_FILES, read_index, read_keyframes
+from onetake.decode.store import PACK_INDEX_FILES, read_index
 from onetake.decode.validate import safe_path
 from onetake.storage.base import Storage, StorageError
 from onetake.storage.open import is_url, open_storage
@@ -46,7 +46,7 @@ from onetake.stream.cached_index import copy_index
 from onetake.stream.draws import EpochDraws
 from onetake.stream.fetch import check_video, fetch_segment, unreachable
 from onetake.stream.pack import Pack, PackShard, cached_table, check_shard, fetch_shard
-from onetake.stream.selection import Selection, choose, settle_split
+from onetake.stream.selection import SAMPLE, Selection, choose, settle_split
 from onetake.stream.shard import VideoShard
 from onetake.stream.shared_cache import SharedCache
 
@@ -75,6 +75,9 @@ class VideoStream(Stream):
             A missing value meets no condition. Clips keep their numbers. None: the dataset's.
         columns: the metadata that samples have. None: the dataset's, or else all.
         exclude: IDs of videos that are left out. None: the dataset's.
+        spans: what is done with annotated spans of videos. "sample": each span is taken for a video, so that no clip
+            crosses its end, and samples have its metadata too. "attach": samples have "spans", a list with a dict of
+            each span that they overlap. None: the dataset's, or else nothing.
         stream_index: which stream of each file was indexed; one that has another is refused. None: whichever was.
         color_matrix: how to turn YUV to RGB where a video does not say: "bt601", "bt709", ... None: as players do.
         proportion: the stream's share of an epoch, relative to the other streams'; all of them have one, or none has.
@@ -101,6 +104,7 @@ class VideoStream(Stream):
         where: Sequence[Any] | None = None,
         columns: Sequence[str] | None = None,
         exclude: Sequence[str] | None = None,
+        spans: str | None = None,
         stream_index: int | None = None,
         color_matrix: str | None = None,
         proportion: float | None = None,
@@ -121,7 +125,7 @@ class VideoStream(Stream):
         if not self.in_place:
             refuse_nested(self._cache_root, self.videos_location)
         self.clips = clips
-        self.selection = Selection.of(split, where, columns, exclude)
+        self.selection = Selection.of(split, where, columns, exclude, spans)
         self.stream_index = check_stream_index(stream_index)
         self.color_matrix = check_color_matrix(color_matrix)
         self._frame_size = frame_size
@@ -189,11 +193,14 @@ class VideoStream(Stream):
             self.local = str(self._cache_root / self._cache_name(self._source.generation))
             folder = Path(self.local)
             copy_index(self._source, folder, world)
-        self.index = read_index(folder)
-        self.pack = Pack.of(folder, self.index)
-        chosen = choose(folder, self.index, self.selection, self.videos_location)
-        keyframes = read_keyframes(folder, self.index) if self.clips.align else None
-        self.metadata = chosen.metadata
+        whole = read_index(folder)
+        self.pack = Pack.of(folder, whole)
+        if self.pack is not None and self.selection.spans == SAMPLE:
+            raise SpecError('spans="sample" is not for packs: use the videos themselves, or spans="attach"')
+        chosen = choose(folder, whole, self.selection, self.videos_location)
+        keyframes = chosen.keyframes() if self.clips.align else None
+        self.index, self.metadata, self.attached_spans = chosen.index, chosen.metadata, chosen.attached
+        self.video_of_segment = chosen.video_of_segment
         self.layout = Layout(self.clips, self.index, keyframes, self.clips_per_sample, chosen.kept)
         refuse_other_streams(self.layout.videos, self.stream_index, self.videos_location)
         if self.in_place:
@@ -207,15 +214,16 @@ class VideoStream(Stream):
 
     def _lay_out_epochs(self, warn: bool) -> None:
         """Count what an epoch can draw from, and say which videos have no clip."""
+        what = "span" if self.selection.spans == SAMPLE else "video"
         self.num_clips = self.layout.num_drawn
         if not self.num_clips:
-            raise no_clips(self.layout, self.videos_location)
-        self.draws = EpochDraws(self.layout, self.name)
+            raise no_clips(self.layout, what, self.videos_location)
+        self.draws = EpochDraws(self.layout, self.name, what == "span")
         self.num_short_videos = self.layout.num_empty_videos
         if warn:
             warn_of_hdr(self.layout.videos, self.videos_location)
         if self.num_short_videos and warn:
-            warn_of_short(self.layout, self.num_short_videos, self.videos_location)
+            warn_of_short(self.layout, what, self.videos_location)
 
     @property
     def shard_of_segment(self) -> NDArray[np.int64]:
@@ -239,7 +247,7 @@ class VideoStream(Stream):
         if self.pack is not None:
             self.pack.check_files(self._videos)
             return
-        for video in self.layout.videos:
+        for video in {video.file: video for video in self.layout.videos}.values():
             check_video(self._videos, video)
 
     # What streaming asks of a stream.
