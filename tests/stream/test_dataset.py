@@ -267,3 +267,16 @@ def test_high_dynamic_range_is_warned_of(tmp_path, caplog):
     (told,) = [record.getMessage() for record in caplog.records if "HDR" in record.getMessage()]
     assert "1 of the 2 videos" in told
     assert "(HLG, first of all 'hdr.mp4')" in told
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_pictures_that_no_batch_can_hold_are_said_by_their_videos(tmp_path, workers):
+    write_numbered_video(tmp_path / "a.mp4", 20)
+    write_numbered_video(tmp_path / "b.mp4", 20, width=192)
+    index_videos(tmp_path, workers=1)
+    about = {"shuffle": False, "batch_size": 2, "num_canonical_lanes": 2}
+    loader = make_loader(tmp_path, workers, **about)
+    with pytest.raises(SpecError, match=r"^a batch cannot hold video 'a.mp4' of shape .* beside 'b.mp4' of shape"):
+        next(iter(loader))
+    (batch,) = make_loader(tmp_path, workers, **about, frame_size=(48, 64))
+    assert batch["video"].shape == (2, 4, 3, 48, 64)

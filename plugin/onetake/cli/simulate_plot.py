@@ -49,8 +49,8 @@ def draw(simulations: Sequence[Simulation], series: Sequence[Series], out: Path)
         lower.bar(nodes, one.node_bytes / 10 ** (3 * power), width, color=f"C{number}", label=label)
     upper.set(xlabel="step of the first epoch", ylabel="different videos in a global batch", ylim=(0, None))
     lower.set(xlabel="node", ylabel=f"fetched in the first epoch ({BYTE_UNITS[power - 1]})")
-    lower.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axis in (upper, lower):
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axis.grid(alpha=0.3)
     upper.legend(loc="lower left")
     if len(series) > 1:

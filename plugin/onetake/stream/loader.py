@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import default_collate
 
-from onetake.core.errors import SpecError
+from onetake.core.errors import OnetakeError, SpecError
 from onetake.core.values import check_callables, check_count
 from onetake.stream.collate import RAGGED, Collate
 from onetake.stream.compat import HostLoader
@@ -22,14 +22,17 @@ __all__ = ["VideoLoader"]
 
 
 class _LettingThrough:
-    """A collate function that lets a worker's failure through."""
+    """A collate function that lets a worker's failure through, and its own."""
 
     def __init__(self, collate_fn: Callable[[list[Any]], Any]) -> None:
         self._collate_fn = collate_fn
 
     def __call__(self, samples: list[Any]) -> Any:
         failure = next((sample for sample in samples if isinstance(sample, WorkerFailure)), None)
-        return failure or self._collate_fn(samples)
+        try:
+            return failure or self._collate_fn(samples)
+        except OnetakeError as error:
+            return WorkerFailure(error)  # torch would turn it into its own text
 
 
 class VideoLoader(HostLoader):
