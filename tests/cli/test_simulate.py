@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from onetake import ClipSpec
+from onetake import ClipSpec, pack_videos
 from onetake.cli.main import main
 from onetake.core.simulate import Simulation
 from tests.helpers import make_loader
@@ -77,6 +77,20 @@ def test_it_foretells_what_a_loader_counts(numbered, tmp_path, workers, lanes, s
     assert told["node_bytes"] == pytest.approx(sum(shard.path.stat().st_size for shard in cached), rel=0.2)
     assert told["frames_decoded"] >= stats["frames_decoded"]
     assert told["seeks"] == pytest.approx(stats["seeks"], abs=3)
+
+
+def test_of_a_pack_it_shuffles_shards_as_a_dataset_does(numbered, tmp_path):
+    pack_videos(numbered, tmp_path / "pack", shard_size=1 << 16, segment_seconds=1.5, overlap=1.0, workers=1)
+    loader = make_loader(tmp_path / "pack", clips=ClipSpec(4, 3))
+    videos = [len({*batch["video_id"]}) for batch in loader]
+    assert loader.dataset.num_clips % 4 == 0  # no repeats
+    told = simulated(tmp_path / "pack", "--workers", 0, "--batch-size", 4, "--lanes", 8, *CLIPS)
+    assert told["shuffle"]["shuffle_by"] == loader.dataset.shuffle_by == "shard"
+    assert told["simulations"][0]["opens"] == loader.stats()["opens"]
+    assert told["simulations"][0]["distinct_videos"] == pytest.approx(np.mean(videos))
+    by_segment = simulated(tmp_path / "pack", "--batch-size", 4, "--lanes", 8, "--shuffle-by", "segment", *CLIPS)
+    assert by_segment["shuffle"]["shuffle_by"] == "segment"
+    assert by_segment["simulations"] != told["simulations"]
 
 
 def test_two_epochs_are_those_that_a_loader_delivers(numbered):

@@ -25,7 +25,7 @@ from onetake.core.errors import SpecError
 @click.option("--lanes", type=int, help="num_canonical_lanes.  [default: what VideoDataset chooses]")
 @click.option("--compare-lanes", metavar="L,L,...", help="One column for each of these numbers of lanes.")
 @click.option("--shuffle/--no-shuffle", default=True, show_default=True)
-@click.option("--shuffle-by", default="segment", show_default=True, help='"segment" or "video".')
+@click.option("--shuffle-by", help='"segment", "video" or "shard".  [default: "shard" for packs, or else "segment"]')
 @click.option("--seed", default=17, show_default=True, help="shuffle_seed.")
 @click.option("--epochs", default=1, show_default=True, help="Epochs to go through; their mean is told.")
 @click.option("--drop-last", is_flag=True, help="Leave out an incomplete last batch.")
@@ -42,7 +42,7 @@ def simulate_command(
     lanes: int | None,
     compare_lanes: str | None,
     shuffle: bool,
-    shuffle_by: str,
+    shuffle_by: str | None,
     seed: int,
     epochs: int,
     drop_last: bool,
@@ -67,7 +67,8 @@ def simulate_command(
     from onetake.core.simulate import Simulation, simulate
     from onetake.core.simulate_clips import Clips, Cluster
     from onetake.decode.index_source import index_folder
-    from onetake.decode.store import read_index, read_keyframes
+    from onetake.decode.pack_index import read_shards
+    from onetake.decode.store import read_header, read_index, read_keyframes
 
     for name, value in (("lanes", lanes), ("epochs", epochs), ("steps", steps)):
         if value is not None and value < 1:
@@ -82,8 +83,9 @@ def simulate_command(
     spec = clip_spec(clips)
     with index_folder(index) as folder:
         found = read_index(folder)
-        keyframes = read_keyframes(folder, found)
-    source = Clips(found, keyframes, spec, shuffle=shuffle, shuffle_by=shuffle_by, seed=seed)
+        keyframes, header = read_keyframes(folder, found), read_header(folder)
+        shards = read_shards(folder, found, header).shard_of_segment if "pack" in header else None
+    source = Clips(found, keyframes, spec, shuffle=shuffle, shuffle_by=shuffle_by, seed=seed, shards=shards)
     columns, drawn = [], []
     for count in wanted:
         pair = source.choose_lanes(cluster.global_batch, count)
@@ -102,7 +104,7 @@ def simulate_command(
         "videos": len(found.videos),
         "clips": spec.to_dict(),
         "world": {**asdict(cluster), "global_batch": cluster.global_batch},
-        "shuffle": {"shuffle": shuffle, "shuffle_by": shuffle_by, "shuffle_seed": seed},
+        "shuffle": {"shuffle": shuffle, "shuffle_by": source.shuffle_by, "shuffle_seed": seed},
         "epochs": epochs,
         "simulations": [
             {**asdict(column), "warning": warning} for column, warning in zip(columns, warnings, strict=True)

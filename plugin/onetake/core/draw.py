@@ -27,6 +27,7 @@ __all__ = [
     "SHUFFLE_GROUPS",
     "ClipIds",
     "Runs",
+    "default_groups",
     "draw_of_videos",
     "draw_runs",
     "draws",
@@ -254,6 +255,15 @@ def stream_seed(seed: int, stream: int) -> int:
     streams' give seeds for other things."""
     with np.errstate(over="ignore"):
         return int(_mix(np.array([seed & _MASK], np.uint64) + np.uint64(stream + 1) * _GAMMA)[0])
+
+
+def default_groups(shards: Iterable[Int64Array]) -> str:
+    """What is shuffled, unless the user says so: shards where any of them holds several segments.
+
+    Args:
+        shards: of each stream, the shard of each segment, never falling.
+    """
+    return "shard" if any(int(own[-1]) + 1 < len(own) for own in shards) else "segment"
 
 
 def run_order(

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onetake.core.clips import ClipSpec
-from onetake.core.draw import ClipIds, Runs, draw_of_videos, draw_runs, run_order, video_keys
+from onetake.core.draw import ClipIds, Runs, default_groups, draw_of_videos, draw_runs, run_order, video_keys
 from onetake.core.errors import SpecError
 from onetake.core.index import CONTAINER, JUMP_COST, Keyframes, VideoIndex
 from onetake.core.layout import Grid, Layout, Timeline, choose_lanes
@@ -101,6 +101,7 @@ class Clips:
         spec: which clips.
         shuffle, shuffle_by, seed: as VideoDataset's arguments.
         name: the stream's name, by which random clips are drawn.
+        shards: int64 [S], the shard of each segment of a pack; None: in place, where each is one.
 
     Raises:
         SpecError: no video is long enough for a clip, or ``shuffle_by`` is unknown.
@@ -113,11 +114,15 @@ class Clips:
         spec: ClipSpec,
         *,
         shuffle: bool = True,
-        shuffle_by: str = "segment",
+        shuffle_by: str | None = None,
         seed: int = 17,
         name: str = "",
+        shards: Int64Array | None = None,
     ) -> None:
         self.index, self.spec = index, spec
+        self._shards = np.arange(index.num_segments, dtype=np.int64) if shards is None else shards
+        if shuffle_by is None:
+            shuffle_by = default_groups([self._shards])
         self.shuffle, self.shuffle_by, self.seed = shuffle, shuffle_by, seed
         self.layout = Layout(spec, index, keyframes if spec.align else None)
         self.num_clips = self.layout.num_drawn
@@ -148,7 +153,7 @@ class Clips:
         picked = self.layout.pick(self._video_keys, self.seed, epoch)
         per_segment = self.layout.num_picked(picked)
         runs = draw_runs(per_segment, [len(per_segment)], [self.num_clips], self.seed, epoch)
-        groups = runs.segment if self.shuffle_by == "shard" else self.index.video[runs.segment]
+        groups = (self._shards if self.shuffle_by == "shard" else self.index.video)[runs.segment]
         order = run_order(groups, self.shuffle, self.shuffle_by, self.seed, epoch)
         ids = None if picked is None else ClipIds([(int(self.layout.clips_before[-1]), picked)])
         return EpochOrder(runs.take(order), *lanes, ids), runs.take(order)

@@ -26,7 +26,6 @@ __all__ = [
     "check_host_arguments",
     "check_replication",
     "check_streams",
-    "choose_groups",
     "choose_lanes",
     "refuse_replaced",
     "weigh_streams",
@@ -122,12 +121,6 @@ def check_replication(replication: object, num_ranks: int) -> int:
     if num_ranks % replication:
         raise SpecError(f"replication={replication}: must divide the number of ranks, {num_ranks}")
     return replication
-
-
-def choose_groups(streams: Sequence[VideoStream]) -> str:
-    """What is shuffled, unless the user says so: shards where any of them holds several segments."""
-    shards = [stream.shard_of_segment for stream in streams]
-    return "shard" if any(int(own[-1]) + 1 < len(own) for own in shards) else "segment"
 
 
 def weigh_streams(streams: Sequence[VideoStream], epoch_size: int | str | None, seed: int) -> None:

@@ -17,7 +17,7 @@ from torch.utils.data import get_worker_info
 
 from onetake.core.batching import APART
 from onetake.core.clips import ClipSpec
-from onetake.core.draw import SHUFFLE_GROUPS
+from onetake.core.draw import SHUFFLE_GROUPS, default_groups
 from onetake.core.errors import OnetakeError, SourceError, SpecError, VideoError
 from onetake.core.seeds import sample_seed
 from onetake.core.tuner import PREDOWNLOAD_BATCHES
@@ -33,7 +33,6 @@ from onetake.stream.checks import (
     check_host_arguments,
     check_replication,
     check_streams,
-    choose_groups,
     choose_lanes,
     weigh_streams,
 )
@@ -200,7 +199,7 @@ class VideoDataset(CachedDataset):
         self.form = SampleForm(layout, clips_per_sample)
         self.transform = transform
         self.sample_transform = sample_transform
-        self.shuffle_by = shuffle_by or choose_groups(streams)
+        self.shuffle_by = shuffle_by or default_groups(stream.shard_of_segment for stream in streams)
         self.drop_last = drop_last
         self.resume = resume
         self._damage = Damage(on_error, max_bad_fraction, sum(len(stream.index.videos) for stream in streams))
