@@ -184,6 +184,18 @@ def test_a_segment_that_cannot_be_fetched_raises_and_nothing_hangs(remote, tmp_p
     assert time.monotonic() - started < 60
 
 
+def test_workers_that_live_on_go_on_once_the_video_is_back(remote, tmp_path):
+    loader = make_loader(
+        remote, 2, {"persistent_workers": True}, remote=remote, local=tmp_path / "cache", predownload=2
+    )
+    moved = (remote / "sub" / "d.mp4").rename(remote / "sub" / "away")
+    for _ in range(2):
+        with pytest.raises(SourceError, match="'sub/d.mp4'"):
+            list(loader)
+    moved.rename(remote / "sub" / "d.mp4")
+    assert sum(len(record(batch)) for batch in loader) == loader.dataset.num_clips
+
+
 def test_a_cache_that_cannot_be_written(numbered, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(CacheError, match="cannot be written"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -208,6 +209,26 @@ def test_lanes_of_all_datasets_must_have_room(small_cache):
     SharedCache(small_cache.root, {"ours": 0}, 40, 30).open(for_node=False)
 
 
+@pytest.mark.parametrize("urgent", [False, True])
+def test_a_fetch_costs_as_much_among_many_segments_as_among_few(small_cache, urgent):
+    steps = {}
+    for count in (100, 3000):
+        rows = [(f"{number:05d}.mds", number, number % 2) for number in range(count)]
+        with small_cache._ledger.transaction() as db:
+            db.execute("DELETE FROM segments")
+            db.executemany("INSERT INTO segments (folder, name, bytes, used_at, finished) VALUES (1, ?, 1, ?, ?)", rows)
+            db.execute("UPDATE folders SET epoch = 1")
+            spent = []
+            db.set_progress_handler(lambda spent=spent: spent.append(1), 10)
+        small_cache._own_limit = count
+        assert put(small_cache, "new", urgent) is Standing.YOURS
+        let_go(small_cache, "new")
+        with small_cache._ledger.transaction() as db:
+            db.set_progress_handler(None, 0)
+        steps[count] = len(spent)
+    assert 0 < steps[3000] < 2 * steps[100]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_smallest_limit_serves_an_epoch_and_is_never_exceeded(remote, tmp_path, workers):
     arguments = {"num_canonical_lanes": 2, "predownload": 1, "batch_size": 1}
@@ -340,6 +361,44 @@ def test_without_a_limit_all_datasets_share_a_part_of_the_disk(remote, tmp_path,
     fetched = sum(path.stat().st_size for path in tmp_path.rglob("0*") if path.is_file())
     after = [loader.dataset.streams[0].cache.held_bytes() for loader in (train, val)]
     assert before[0] == before[1] == after[0] - fetched == after[1] - fetched
+
+
+RANK = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from onetake.core.errors import CacheError
+from tests.helpers import make_loader
+remote, local = Path(sys.argv[2]), Path(sys.argv[3])
+try:
+    make_loader(remote, remote=remote, local=local, cache_limit=1 if os.environ["RANK"] == "1" else "1gb")
+except CacheError as error:
+    print(error, flush=True)
+"""
+
+
+def test_a_cache_that_one_rank_cannot_use_stops_them_all(remote, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    arguments = [sys.executable, "-W", "ignore", "-c", RANK, str(Path(__file__).parents[2]), str(remote), str(tmp_path)]
+    ranks = [
+        subprocess.Popen(
+            arguments,
+            env={**os.environ, **world, "RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    try:
+        said = [rank.communicate(timeout=120)[0] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait(20)
+    assert said[0].startswith("another rank can't use its cache: cache_limit=1 bytes is too small")
+    assert said[1].startswith("cache_limit=1 bytes is too small")
 
 
 def test_a_limit_for_streams_in_several_caches_is_refused(remote, tmp_path):

@@ -164,7 +164,7 @@ class SharedCache:
         held, fixed = db.execute(f"SELECT TOTAL(held), TOTAL(fixed) FROM folders WHERE id IN {scope}").fetchone()
         opened, ahead = db.execute(
             "SELECT TOTAL(bytes * is_open), TOTAL(bytes * (1 - is_open)) FROM (SELECT bytes, MAX(is_open) AS is_open "
-            f"FROM pins JOIN segments USING (folder, name) WHERE folder IN {scope} GROUP BY folder, name)"
+            f"FROM pins CROSS JOIN segments USING (folder, name) WHERE folder IN {scope} GROUP BY folder, name)"
         ).fetchone()
         (reserve,) = db.execute(
             f"SELECT TOTAL(most) FROM (SELECT MAX(reserve) AS most FROM leases WHERE folder IN {scope} GROUP BY owner)"
@@ -198,29 +198,32 @@ class SharedCache:
         What nobody will read soon: segments that this epoch is through with, and those of folders without a dataset;
         then the others, but for those that are held; then, for an urgent one, those held ahead, the last ones first.
         """
-        leased = {number for (number,) in db.execute("SELECT DISTINCT folder FROM leases")}
-        columns = "SELECT used_at, s.folder, f.name, s.name, bytes FROM segments s JOIN folders f ON f.id = s.folder"
+        folders = db.execute("SELECT id, name, epoch, id IN (SELECT folder FROM leases) FROM folders").fetchall()
+        names = {number: name for number, name, _, _ in folders}
+        # Named, as each gives the rows in order: sorting a million of them for every segment would take seconds.
         free = (
-            f"{columns} WHERE s.folder = ? AND fetcher IS NULL AND NOT EXISTS "
-            "(SELECT 1 FROM pins p WHERE p.folder = s.folder AND p.name = s.name)"
+            "SELECT used_at, folder, name, bytes FROM segments s INDEXED BY {} WHERE folder = ? {} AND fetcher IS NULL "
+            "AND NOT EXISTS (SELECT 1 FROM pins p WHERE p.folder = s.folder AND p.name = s.name) ORDER BY used_at"
         )
-        through = f"{free} AND epoch > 0 AND finished = epoch"
+        every, through = free.format("coldest", ""), free.format("coldest_finished", "AND finished = ?")
+        ours = [(number, epoch, used) for number, _, epoch, used in folders if number in scope]
         passes = (
-            [(through if number in leased else free, number) for number in scope],
-            [(free, number) for number in scope if number in leased],
+            [
+                db.execute(through, (number, epoch or -1)) if used else db.execute(every, (number,))
+                for number, epoch, used in ours
+            ],
+            [db.execute(every, (number,)) for number, _, used in ours if used],
         )
         for queries in passes:
-            for row in merge(*(db.execute(f"{query} ORDER BY used_at", (number,)) for query, number in queries)):
-                yield row[1:]
+            for _, number, name, size in merge(*queries):
+                yield number, names[number], name, size
         if urgent:
-            yield from (
-                row[1:]
-                for row in db.execute(
-                    f"{columns} JOIN pins p ON p.folder = s.folder AND p.name = s.name WHERE fetcher IS NULL AND "
-                    f"s.folder IN {_listed(scope)} GROUP BY s.folder, s.name HAVING MAX(is_open) = 0 "
-                    "ORDER BY used_at DESC"
-                )
+            ahead = (
+                "SELECT folder, name, bytes FROM pins CROSS JOIN segments USING (folder, name) WHERE fetcher IS NULL "
+                f"AND folder IN {_listed(scope)} GROUP BY folder, name HAVING MAX(is_open) = 0 ORDER BY used_at DESC"
             )
+            for number, name, size in db.execute(ahead):
+                yield number, names[number], name, size
 
     # Holding.
 
