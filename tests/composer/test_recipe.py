@@ -18,6 +18,7 @@ from onetake.composer.registry import Chain, find_target
 from onetake.composer.train import main, train
 from onetake.core.errors import ConfigError
 from onetake.core.shipped import shipped_folder
+from onetake.stream.selection import Selection
 from tests.composer.recipe_runs import Scale, Seen, name_it, write_videos
 
 ROOT = Path(__file__).parents[2]
@@ -151,6 +152,22 @@ CLIPS = [
 def test_clips_by_time_and_few_of_them(videos, written, spec):
     recipe = checked(videos, "train_loader.dataset.clips=null", f"train_loader.dataset.clips={written}")
     assert recipe.train.arguments["clips"].build() == spec
+
+
+def test_filters_columns_and_splits(videos):
+    given = 'train_loader.dataset.where=[[height, ">=", 9]]', "train_loader.dataset.columns=[]"
+    recipe = checked(videos, *given, "train_loader.dataset.split=null", "train_loader.dataset.exclude=[]")
+    asked = {name: recipe.train.arguments[name] for name in ("where", "columns", "exclude", "split")}
+    assert asked == {"where": [["height", ">=", 9]], "columns": [], "exclude": [], "split": None}
+    mix = [
+        *overrides(videos, "mix.yaml"),
+        'train_loader.dataset.streams.second.where=[[height, ">", 9]]',
+        "train_loader.dataset.streams.second.spans=attach",
+    ]
+    recipe = check_recipe(load_recipe(find_recipe("mix.yaml")[0], mix))
+    first, second = [stream.build().selection for stream in recipe.train.arguments["streams"]]
+    assert first == Selection()
+    assert second == Selection(where=((("height", ">", 9),),), spans="attach")
 
 
 def test_numbers_and_null(videos):

@@ -8,11 +8,16 @@ import warnings
 import lightning.pytorch as pl
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from torch import nn
 from torchvision.transforms import v2
 
 from onetake import ClipSpec, VideoStream
 from onetake.core.errors import IndexFileError, SpecError
+from onetake.core.shipped import shipped_folder
+from onetake.decode.build import index_videos
+from onetake.decode.synthetic import write_numbered_video
 from onetake.lightning import VideoDataModule
 from tests.helpers import SPEC, record
 
@@ -219,3 +224,34 @@ def test_samples_of_several_clips(numbered, tmp_path, each, per_batch):
 def test_wrong_arguments_are_refused_by_name(numbered, argument, value):
     with pytest.raises(SpecError, match=f"^{argument}="):
         VideoDataModule(**{"train": numbered, **COMMON, argument: value}).setup("fit")
+
+
+def test_splits_filters_and_columns_pass_through(tmp_path):
+    for name in ("a.mp4", "b.mp4", "c.mp4", "d.mp4"):
+        write_numbered_video(tmp_path / name, 48, gop=12)
+    rows = "a.mp4,0,train\nb.mp4,1,train\nc.mp4,1,val\nd.mp4,1,train\n"
+    (tmp_path / "videos.csv").write_text("path,label,split\n" + rows)
+    index_videos(tmp_path / "videos.csv", workers=1)
+    folder = str(tmp_path)
+    with initialize_config_dir(str(shipped_folder("configs")), version_base=None):
+        config = compose(
+            "train",
+            [
+                f"data.train={{local: {folder}, split: train, exclude: [d.mp4]}}",
+                f"data.val={{local: {folder}, split: val}}",
+                'data.where=[[label, ">=", 1]]',
+                "data.columns=[label]",
+                "data.num_workers=0",
+                "data.frame_size=[48,64]",
+                "data.batch_size=2",
+                "data.num_canonical_lanes=2",
+                "clips={num_frames: 4, stride: 3}",
+            ],
+        )
+    data = instantiate(config.data)
+    data.setup("fit")
+    for loader, video in ((data.train_dataloader(), "b.mp4"), (data.val_dataloader(), "c.mp4")):
+        (*_, batch) = loader
+        assert set(batch["video_id"]) == {video}
+        assert batch["label"].tolist() == [1, 1]
+        assert "split" not in batch
