@@ -152,10 +152,13 @@ def test_several_processes_give_the_same_index(videos, s3, tmp_path):
     assert content(tmp_path / "one") == content(tmp_path / "three")
 
 
-def test_ray_gives_the_same_index(videos, s3, tmp_path):
+def test_ray_gives_the_same_index(videos, s3, tmp_path, monkeypatch):
     source = s3(videos)
     with local_ray():
         report = index(source, tmp_path / "ray", engine="ray", workers=2)
+        monkeypatch.chdir(videos.parent)  # where its workers are not
+        in_place = index(videos.name, tmp_path / "in_place", engine="ray", workers=2)
+    assert len(in_place.index.videos) == 3
     assert [refusal.file for refusal in report.refused] == ["sub/text.mp4"]
     index(source, tmp_path / "one")
     assert content(tmp_path / "one") == content(tmp_path / "ray")

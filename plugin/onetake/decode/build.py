@@ -22,6 +22,7 @@ from onetake.decode.splits import check_shares
 from onetake.decode.store import INDEX_FILES, read_header, read_index, read_keyframes, read_table, read_table_bytes
 from onetake.decode.work import Work, open_work
 from onetake.storage.base import Entry, Storage
+from onetake.storage.local import LocalStorage
 from onetake.storage.open import is_url, open_storage
 
 __all__ = ["IndexProgress", "IndexReport", "IndexedVideo", "Refusal", "index_video", "index_videos"]
@@ -156,7 +157,9 @@ def index_videos(
         todo = [entry for entry in entries if entry.file not in done]
         if workers is None and engine == "local" and videos.root is None:
             workers = _REMOTE_FILES_PER_CPU * (os.cpu_count() or 1)
-        index_one = partial(_index_one, videos, how, None if engine == "ray" else work.scratch)
+        # Workers may have another working directory.
+        place_of_all = videos if videos.root is None else LocalStorage(videos.root.absolute())
+        index_one = partial(_index_one, place_of_all, how, None if engine == "ray" else work.scratch)
         for entry, result in _index_all(videos, index_one, todo, engine, workers):
             if isinstance(result, _Indexed):
                 work.keep(entry, result.video)
@@ -247,7 +250,7 @@ def _index_one(videos: Storage, how: How, scratch: Path | None, entry: Entry) ->
     try:
         if videos.root is None:
             return _Indexed(*index_remote_video(videos, entry, how, scratch))
-        video = index_video(videos.root.absolute(), entry.file, how.segment_seconds, how.stream_index, how.verify)
+        video = index_video(videos.root, entry.file, how.segment_seconds, how.stream_index, how.verify)
         return _Indexed(video, video.video.file_bytes)
     except VideoError as error:
         return error.reason
