@@ -34,6 +34,7 @@ TABLE = [
     ((64, 2), seen(0), (64, 2), "none", None),
     ((64, 2), seen(5, download=300), (64, 2), "none", None),
     ((64, 2), seen(5.1, download=300), (128, 2), "download", "waited 5% .* downloads: predownload 64 -> 128$"),
+    ((0, 2), seen(40, 300, 50), (1, 2), "download", "predownload 0 -> 1$"),
     ((300, 2), seen(40, 300, 50), (512, 2), "download", "predownload 300 -> 512$"),
     ((512, 2), seen(40, 300, 50), (512, 2), "download", "predownload above 512 does not help or .* raise cache_limit="),
     ((900, 2), seen(40, 300, 50), (900, 2), "download", "predownload above 900 does not help"),

@@ -102,6 +102,18 @@ def test_a_video_is_decoded_once(numbered, each):
 
 
 @pytest.mark.parametrize("shuffle_by", ["segment", "video"])
+def test_a_sample_for_each_frame(numbered, shuffle_by):
+    about = {"clips": ClipSpec(num_frames=1), "frame_size": 32, "num_canonical_lanes": 1, "batch_size": 33}
+    loader = make_loader(numbered, **about, shuffle_by=shuffle_by, drop_last=True)
+    total = int(read_index(numbered).num_frames.sum())
+    shown = [frame for batch in loader for frame in zip(batch["video_id"], batch["start_frame"].tolist(), strict=True)]
+    stats = loader.stats()
+    assert len(shown) == len(set(shown)) == total // 33 * 33
+    assert stats["frames_converted"] - len(shown) in range(-33, 34)
+    assert stats["frames_decoded"] <= 1.02 * total + 33
+
+
+@pytest.mark.parametrize("shuffle_by", ["segment", "video"])
 @pytest.mark.parametrize("each", [2, "all"])
 def test_a_run_goes_on_in_the_middle(numbered, each, shuffle_by):
     about = {**ALL, "clips_per_sample": each, "shuffle_by": shuffle_by, "batch_size": 2, "num_canonical_lanes": 4}
