@@ -3,6 +3,7 @@ anyone else's touched."""
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import signal
@@ -313,6 +314,23 @@ def test_two_at_once_are_refused(videos, tmp_path):
         with pytest.raises(SourceError, match="another process of this machine writes a pack to"):
             pack_videos(videos, tmp_path / "out", **HOW)
     assert pack_videos(videos, tmp_path / "out", **HOW).shards > 3
+
+
+def test_a_disk_that_is_full_costs_nothing_that_is_done(videos, tmp_path, monkeypatch):
+    write, left = LocalStorage.write, 5
+
+    def fail_after_some(self, file, source):
+        nonlocal left
+        left -= 1
+        if left < 0 and "work" in file:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(self, file, source)
+
+    monkeypatch.setattr(LocalStorage, "write", fail_after_some)
+    with pytest.raises(SourceError, match=r"cannot be written to .* \(No space left on device\): what is there is"):
+        pack_videos(videos, tmp_path / "out", **HOW)
+    monkeypatch.undo()
+    assert pack_videos(videos, tmp_path / "out", **HOW).reused == 2
 
 
 def test_a_pack_is_not_packed_again(pack, tmp_path):

@@ -47,8 +47,19 @@ class PackTarget:
         """The only one that writes there.
 
         Raises:
-            SourceError: another process does.
+            SourceError: another process does, or it can't be written.
         """
+        with self._locked():
+            try:
+                yield
+            except OSError as error:
+                raise SourceError(
+                    f"the pack cannot be written to {self._storage.location} ({error.strerror or error}): what is "
+                    "there is kept; mend that, and run the same command again"
+                ) from None
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
         root = self._storage.root
         if root is None:
             with self._locked_by_object():
