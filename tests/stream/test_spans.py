@@ -188,3 +188,16 @@ def test_packs_attach_spans_and_are_not_for_clips_within_them(spanned, tmp_path)
     spans = [{clip: loader.dataset[clip]["spans"] for clip in range(loader.dataset.num_clips)} for loader in loaders]
     assert spans[0] == spans[1]
     assert any(spans[0].values())
+
+
+def test_manifest_videos_index_and_spans_in_buckets(spanned, s3, tmp_path):
+    videos, index = s3(spanned), s3()
+    rows = f"{videos}/a.mp4,10,80,open,val\nb.mkv,50,75,shut,train\ngone.mp4,1,2,x,val\n"
+    (tmp_path / "list").mkdir()
+    (tmp_path / "list" / "spans.csv").write_text("path,start_frame,stop_frame,verb,split\n" + rows)
+    report = index_videos(s3(tmp_path / "list") + "/spans.csv", index, root=videos, workers=1)
+    assert [refusal.reason for refusal in report.refused] == ["there is no such file (spans.csv, line 4)"]
+    loader = make_loader(
+        None, clips=CLIPS, remote=videos, index=index, local=tmp_path / "cache", spans="sample", split="val"
+    )
+    assert {(video, verb) for video, _, verb in delivered(loader)} == {("a.mp4", "open")}

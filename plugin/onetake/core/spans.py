@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onetake.core.index import Keyframes, VideoIndex
 
-__all__ = ["SpanBounds", "span_index", "span_keyframes"]
+__all__ = ["SpanBounds", "span_index", "span_keyframes", "times_rise"]
 
 Int64Array = NDArray[np.int64]
 
@@ -31,8 +31,9 @@ def _place(video: Int64Array, frame: Int64Array) -> Int64Array:
     return (video.astype(np.int64) << _BITS) | frame
 
 
-def span_index(index: VideoIndex, spans: SpanBounds) -> tuple[VideoIndex, Int64Array]:
-    """The index of N spans, each a video under its video's ID; and int64 [S], whose segment each of its segments is."""
+def _parts(index: VideoIndex, spans: SpanBounds) -> tuple[Int64Array, ...]:
+    """int64 [S] each, of the parts of segments that spans consist of: the span, the segment, the first frame, the
+    frames, and when the first is shown."""
     video, start, stop, start_pts, stop_pts = spans
     places = _place(index.video, index.first_frame)
     first = np.searchsorted(places, _place(video, start), side="right") - 1
@@ -45,6 +46,19 @@ def span_index(index: VideoIndex, spans: SpanBounds) -> tuple[VideoIndex, Int64A
     end = np.minimum(index.first_frame[segment] + index.num_frames[segment], stop[span])
     pts = np.where(begin == stop[span], stop_pts[span], index.first_pts[segment])
     pts = np.where(begin == start[span], start_pts[span], pts)
+    return span, segment, begin, np.maximum(end - begin, 0), pts
+
+
+def times_rise(index: VideoIndex, spans: SpanBounds) -> bool:
+    """Whether what spans say of their times agrees with their videos' segments."""
+    span, _, _, _, pts = _parts(index, spans)
+    return not np.any((np.diff(pts) < 0) & (np.diff(span) == 0))
+
+
+def span_index(index: VideoIndex, spans: SpanBounds) -> tuple[VideoIndex, Int64Array]:
+    """The index of N spans, each a video under its video's ID; and int64 [S], whose segment each of its segments is."""
+    video, start, stop, start_pts, stop_pts = spans
+    span, segment, begin, num_frames, pts = _parts(index, spans)
     videos = tuple(
         replace(index.videos[number], num_frames=frames, duration=duration)
         for number, frames, duration in zip(
@@ -53,7 +67,7 @@ def span_index(index: VideoIndex, spans: SpanBounds) -> tuple[VideoIndex, Int64A
     )
     names = ("byte_offset", "byte_length", "table_offset", "table_length", "num_packets", "num_keyframes")
     rest = {name: getattr(index, name)[segment] for name in names}
-    made = VideoIndex(index.generation, videos, span, begin, np.maximum(end - begin, 0), pts, **rest)
+    made = VideoIndex(index.generation, videos, span, begin, num_frames, pts, **rest)
     return made, segment
 
 
