@@ -28,16 +28,18 @@ class Job:
         stop: "7ba" or "1ep": end after so many batches or epochs in all, and save there as "7ba.ckpt". None: run
             to the end.
         resume: the checkpoint to go on from, a path in the run's folder.
+        replication: ranks that are given the same samples.
     """
 
     workers: int = 0
     processes: int = 1
     stop: str | None = None
     resume: str | None = None
+    replication: int = 1
 
     @property
     def batch_size(self) -> int:
-        return GLOBAL_BATCH // self.processes
+        return GLOBAL_BATCH // self.processes * self.replication
 
     @property
     def checkpoint(self) -> str:

@@ -64,6 +64,17 @@ def test_two_ranks_stop_and_go_on_with_two_and_with_one(numbered, tmp_path, alon
     assert sorted_batches(one) == sorted_batches(alone[steps:])
 
 
+def test_two_ranks_that_replicate_are_each_what_one_rank_is_and_go_on_as_one(numbered, tmp_path, alone):
+    stop = Job(workers=1, processes=2, stop="7ba", replication=2)
+    goes_on = Job(workers=2, processes=2, resume=stop.checkpoint, replication=2)
+    before, after = two_ranks(numbered, tmp_path, stop, goes_on)
+    for rank in range(2):
+        assert [batch[rank] for batch in before] == alone[:7]
+        assert [batch[rank] for batch in after] == alone[7:]
+    one = fit(numbered, tmp_path / "one", Recorder(), tmp_path / stop.checkpoint, batch_size=4)
+    assert one == alone[7:]
+
+
 def test_two_ranks_of_torchs_launcher_go_on_exactly(numbered, tmp_path, alone):
     def run(root, jobs):
         return [together(batches) for batches in two_ranks(numbered, root, *jobs, launcher=TORCH_LAUNCHER)]

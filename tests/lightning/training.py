@@ -42,7 +42,16 @@ class Recorder(pl.LightningModule):
 
 
 def fit(
-    folder: Path, root: Path, model: Recorder, ckpt=None, callbacks=(), workers=0, batch_size=4, devices=1, **trainer
+    folder: Path,
+    root: Path,
+    model: Recorder,
+    ckpt=None,
+    callbacks=(),
+    workers=0,
+    batch_size=4,
+    devices=1,
+    replication=None,
+    **trainer,
 ):
     data = VideoDataModule(
         folder,
@@ -52,6 +61,7 @@ def fit(
         clips=SPEC,
         frame_size=None,
         num_canonical_lanes=8,
+        replication=replication,
     )
     arguments = {"max_epochs": EPOCHS, **trainer}
     run = pl.Trainer(
@@ -82,7 +92,7 @@ def fit_job(folder: Path, root: Path, job: Job, **trainer: Any) -> Batches:
         callbacks = [ModelCheckpoint(root, job.stop, save_top_k=-1, save_on_train_epoch_end=unit == "ep", **every)]
         trainer["max_steps" if unit == "ba" else "max_epochs"] = count
     if job.processes > 1:
-        trainer |= {"devices": job.processes, "strategy": "ddp"}
+        trainer |= {"devices": job.processes, "strategy": "ddp", "replication": job.replication}
     ckpt = root / job.resume if job.resume else None
     return fit(folder, root, Recorder(), ckpt, callbacks, job.workers, job.batch_size, **trainer)
 
