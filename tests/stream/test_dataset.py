@@ -247,6 +247,18 @@ def test_little_video_for_the_batch_size_is_said(numbered):
         VideoDataset(local=numbered, clips=SPEC, batch_size=8)
 
 
+def test_a_segment_that_a_lane_reads_for_a_thousand_steps_is_said(tmp_path):
+    write_numbered_video(tmp_path / "still.mp4", 1002, width=64, height=64, gop=2000)
+    index_videos(tmp_path, workers=1)
+    one_lane = {"local": tmp_path, "clips": ClipSpec(num_frames=1), "batch_size": 1, "num_canonical_lanes": 1}
+    with pytest.warns(UserWarning, match=r"up to 1002 clips of one segment in a row \(still.mp4@0 in .*--transcode"):
+        VideoDataset(**one_lane)
+    meant = {"shuffle_by": "video"}, {"shuffle": False}
+    remedies = {"num_canonical_lanes": 2}, {"clips": ClipSpec(num_frames=1, clips_per_video=1000)}
+    for other in (*meant, *remedies):
+        VideoDataset(**one_lane | other)  # a warning would be an error
+
+
 def test_loader_refuses_what_the_dataset_decides(numbered):
     dataset = make_loader(numbered).dataset
     with pytest.raises(SpecError, match="say it to the VideoDataset"):

@@ -28,6 +28,7 @@ __all__ = [
     "check_streams",
     "choose_lanes",
     "refuse_replaced",
+    "warn_of_long_segments",
     "weigh_streams",
 ]
 
@@ -39,6 +40,7 @@ _REPLACED = {
     "sampling_granularity": "clips are drawn by whole segments",
 }
 
+_LONG = 1000  # clips of one segment in a row
 _NOTHING = "an epoch takes no clip of any stream: raise proportion=, repeat=, choose= or epoch_size="
 
 
@@ -179,6 +181,28 @@ def choose_lanes(
             stacklevel=3,
         )
     return lanes
+
+
+def warn_of_long_segments(streams: Sequence[VideoStream], lanes: int, batching_method: str) -> None:
+    """Say so where a lane stays on one segment for thousands of clips, as where a long video has one keyframe: with
+    whole segments shuffled, its place in the batches shows the same scene for as long."""
+    total = sum(stream.num_chosen for stream in streams)
+    longest, where = 0, ""
+    for stream in streams:
+        assert stream.clips is not None
+        clips, segment = int(stream.layout.num_kept.max()), int(stream.layout.num_kept.argmax())
+        of_lane = -(-(stream.num_chosen if batching_method in APART else total) // lanes)
+        clips = min(clips, stream.clips.clips_per_video or clips, of_lane, stream.num_chosen)
+        if clips > longest:
+            longest, where = clips, f"{stream.index.segment_name(segment)} in {stream.videos_location}"
+    if longest > _LONG:
+        warnings.warn(
+            f"a lane reads up to {longest} clips of one segment in a row ({where}), so that batches mix little: index "
+            "with smaller --segment-seconds; if keyframes lie too far apart for that, `onetake pack --transcode` puts "
+            "more; or read more lanes (num_canonical_lanes=), or fewer clips (hop=, clips_per_video=). "
+            'shuffle_by="video" says that it is meant',
+            stacklevel=3,
+        )
 
 
 def _check_shares(chosen: Sequence[int], slots: int) -> None:

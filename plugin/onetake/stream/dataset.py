@@ -34,6 +34,7 @@ from onetake.stream.checks import (
     check_replication,
     check_streams,
     choose_lanes,
+    warn_of_long_segments,
     weigh_streams,
 )
 from onetake.stream.compat import World
@@ -186,6 +187,8 @@ class VideoDataset(CachedDataset):
         if drop_last:
             check_full_batch(streams, batch_size if method == "device_per_stream" else global_batch, method)
         lanes = choose_lanes(streams, global_batch, num_canonical_lanes, method, warn=world.is_leader)
+        if world.is_leader and shuffle and shuffle_by != "video":
+            warn_of_long_segments(streams, lanes[0] * lanes[1], method)
         times = len(streams) if method in APART else 1
         self.memory = plan_memory(streams, world, replication, lanes[0] * lanes[1], times, global_batch, max_memory)
         predownload = PREDOWNLOAD_BATCHES * batch_size if predownload is None else predownload
