@@ -20,7 +20,7 @@ from streaming.base.format.mds import MDSReader
 from onetake import index_videos, pack_videos
 from onetake.core.errors import IndexFileError, SourceError, SpecError
 from onetake.core.index import CONTAINER, UNCHECKED
-from onetake.decode import headers
+from onetake.decode import headers, remote_file
 from onetake.decode.decoder import ClipDecoder, new_counters
 from onetake.decode.pack_index import read_shards
 from onetake.decode.pack_target import PackTarget
@@ -28,7 +28,9 @@ from onetake.decode.scale import converter
 from onetake.decode.source import open_source
 from onetake.decode.store import read_header, read_index, read_table
 from onetake.decode.synthetic import write_numbered_video
+from onetake.storage.base import StorageError
 from onetake.storage.local import LocalStorage
+from onetake.storage.s3 import S3Storage
 from tests.zoo import sequential, write_zoo
 
 CUT = {
@@ -405,6 +407,60 @@ def test_segments_are_files_that_players_read(zoo, pack):
                 assert frame.rotation == shown[at].rotation
     index = read_index(zoo)
     assert counts == {video.video_id: video.num_frames for video in index.videos}
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_sound_from_a_bucket_is_that_of_a_folder_and_no_video_is_fetched_again_for_each_segment(
+    s3, tmp_path, monkeypatch, name
+):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    write_numbered_video(folder / name, 600, gop=15, width=320, height=240, audio=True)
+    index_videos(folder, workers=1)
+    how = {**HOW, "audio": True}
+    report = pack_videos(folder, tmp_path / "local", **how)
+    assert report.segments > 15
+    fetched = []
+    get = S3Storage._get
+
+    def record(self, key, start, length, version):
+        if key == name:
+            fetched.append(length)
+        return get(self, key, start, length, version)
+
+    monkeypatch.setattr(S3Storage, "_get", record)
+    monkeypatch.setattr(remote_file, "_BLOCK", 1 << 13)
+    pack_videos(s3(folder), tmp_path / "remote", **how)
+    assert content(tmp_path / "remote") == content(tmp_path / "local")
+    size = (folder / name).stat().st_size
+    assert sum(fetched) < 5 * size
+    with av.open(io.BytesIO(first_sample(tmp_path / "remote"))) as container:
+        assert len([packet for packet in container.demux(audio=0) if packet.size]) > 20
+
+
+def test_sound_that_can_not_be_fetched_is_no_end_of_it(s3, tmp_path, monkeypatch):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    write_numbered_video(folder / "a.mp4", 100, gop=25, audio=True)
+    index_videos(folder, workers=1)
+    source = s3(folder)
+    read = S3Storage.read
+
+    def fail(self, file, start, length, version=None):
+        if version is not None and start >= 1 << 13:
+            raise StorageError(errno.EIO, "SlowDown", file)
+        return read(self, file, start, length, version)
+
+    monkeypatch.setattr(S3Storage, "read", fail)
+    monkeypatch.setattr(remote_file, "_BLOCK", 1 << 13)
+    with pytest.raises(SourceError, match="SlowDown"):
+        pack_videos(source, tmp_path / "remote", **{**HOW, "audio": True})
+
+
+def first_sample(pack: Path) -> bytes:
+    """The file of a pack's first segment."""
+    entry = json.loads((pack / "index.json").read_text())["shards"][0]
+    return MDSReader.from_json(str(pack), "", entry)[0]["video"]
 
 
 def test_packets_that_were_never_read_before_get_check_sums(s3, tmp_path, monkeypatch):

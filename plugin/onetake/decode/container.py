@@ -10,6 +10,8 @@ from av.stream import Discard
 from av.video.stream import VideoStream
 
 from onetake.core.errors import VideoError
+from onetake.decode.remote_file import RemoteFile
+from onetake.storage.base import StorageError
 
 __all__ = ["CODECS", "HEADER_BYTES", "MAX_PIXELS", "VIDEO_SUFFIXES", "decoding_stream", "open_video"]
 
@@ -33,29 +35,36 @@ VIDEO_SUFFIXES = frozenset(
 )
 
 
-def open_video(path: Path, video_id: str, window: tuple[int, int] | None = None) -> InputContainer:
+def open_video(file: Path | RemoteFile, video_id: str, window: tuple[int, int] | None = None) -> InputContainer:
     """Open a container for reading, local files and listed formats only.
 
     Args:
-        path: the file that it is, or that holds it.
+        file: the file that it is; or, if it has a path, that holds it.
         video_id: the video's name in errors.
         window: (start, length) of the bytes in the file that are the container. None: all.
 
     Raises:
         VideoError: it is no video container, or FFmpeg cannot read it.
         FileNotFoundError: there is no such file.
+        StorageError: it can't be read.
     """
-    if not path.is_file():
-        raise FileNotFoundError(path)
-    try:
-        place = f"file:{path}"  # or "12:30.mp4" would name a protocol
+    place: str | RemoteFile
+    if isinstance(file, RemoteFile):
+        place = file
+    elif not file.is_file():
+        raise FileNotFoundError(file)
+    else:
+        place = f"file:{file}"  # or "12:30.mp4" would name a protocol
         if window is not None:
             place = f"subfile,,start,{window[0]},end,{sum(window)},,:{place}"
+    try:
         return av.open(
             place,
             options={"protocol_whitelist": "file,subfile", "format_whitelist": FORMATS},
             metadata_errors="replace",
         )
+    except StorageError:
+        raise
     except (av.error.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise VideoError(

@@ -94,8 +94,8 @@ def pack_videos(
             shorter may weigh more.
         segment_seconds: how long a segment is at least; it ends at the next keyframe, or where it fills a shard.
         overlap: seconds of what follows that each segment carries, so that clips may run over its end by as much.
-        audio: keep sound tracks, which ``shard_size`` does not count. A video in a bucket is fetched whole for them,
-            once a segment.
+        audio: keep sound tracks, which ``shard_size`` does not count. Of a video in a bucket, its headers and the
+            segment's stretch of the file are fetched once more for them.
         hashes: names of hashes of each shard for MDS's index, such as "sha1".
         transcode: encode anew instead of copying packets: frames keep their numbers and times. What a shard weighs is
             then an estimate.

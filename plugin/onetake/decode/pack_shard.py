@@ -281,12 +281,8 @@ def _sound(storage: Storage, plan: SegmentPlan, table: PacketTable, spec: PackSp
     video, cut = plan.video, plan.cut
     ends = np.array([table.pts[table.frame == frame][0] for frame in (cut.first_frame, cut.stop_frame - 1)])
     start, last = video.to_seconds(ends).tolist()
-    with tempfile.TemporaryDirectory(prefix="onetake-pack-") as folder:
-        path = Path(folder, "video") if storage.root is None else storage.root / video.file
-        if storage.root is None:  # no packet table says where its sound is
-            storage.copy(video.file, 0, video.file_bytes, path)
-        with open_sound(path, video.video_id, start, last + video.seconds / video.num_frames) as sound:
-            yield sound
+    with open_sound(storage, video, start, last + video.seconds / video.num_frames) as sound:
+        yield sound
 
 
 def _transcode(storage: Storage, plan: SegmentPlan, table: PacketTable, spec: TranscodeSpec) -> Transcoded:
