@@ -1,5 +1,6 @@
 """The `onetake` command: help, suggestions, and how errors become exit statuses."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 from onetake import __version__
 from onetake.cli.main import COMMANDS, LazyCommand, LazyGroup, main
 from onetake.core.errors import DecodeError, OnetakeError, SpecError
+from onetake.storage.base import StorageError
 
 
 @pytest.fixture
@@ -73,6 +75,11 @@ def test_command_gets_its_arguments(group):
         (OnetakeError("no videos in 'v'"), "error: no videos in 'v'\n"),
         (SpecError("stride=0 must be at least 1"), "error: stride=0 must be at least 1\n"),
         (DecodeError("a.mp4", "bad data", 7), "error: video 'a.mp4', frame 7: bad data\n"),
+        (
+            StorageError(errno.EIO, "EndpointConnectionError", "s3://b/x"),
+            "error: s3://b/x can't be reached (EndpointConnectionError): check the address and the connection, and run "
+            "the same command again\n",
+        ),
     ],
 )
 def test_error_is_one_line(group, error, line):

@@ -10,11 +10,14 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from onetake.core.errors import SourceError, SpecError
 from onetake.core.index import CONTAINER, PACKETS
 from onetake.decode.build import IndexProgress, index_videos
+from onetake.decode.pack import pack_videos
 from onetake.decode.store import INDEX_FILES, read_index, read_keyframes, read_table
 from onetake.decode.synthetic import write_numbered_video
 
@@ -354,3 +357,22 @@ def test_another_programs_index_is_not_overwritten(mine):
         index(mine)
     assert (mine / "index.json").read_text() == theirs
     assert index(mine, mine / "out").index.num_segments
+
+
+@pytest.mark.parametrize("name", ["videos.parquet", "spans.parquet"])
+def test_a_manifest_that_is_named_like_a_part_of_the_index_is_not_overwritten(mine, name):
+    pq.write_table(pa.table({"path": ["a.mp4"]}), mine / name)
+    before = (mine / name).read_bytes()
+    with pytest.raises(SourceError, match=f"{name} is no part of an index, which would replace it"):
+        index_videos(mine / name, workers=1)
+    assert (mine / name).read_bytes() == before
+    assert index_videos(mine / name, mine / "out", workers=1).index.num_segments
+
+
+def test_the_index_of_a_pack_is_not_overwritten(mine):
+    index(mine)
+    pack_videos(mine, mine / "pack", workers=1)
+    before = read_index(mine / "pack" / "onetake")
+    with pytest.raises(SourceError, match="holds the index of a pack"):
+        index(mine, mine / "pack" / "onetake")
+    assert read_index(mine / "pack" / "onetake").generation == before.generation

@@ -6,7 +6,9 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -23,6 +25,7 @@ from onetake.core.index import CONTAINER, UNCHECKED
 from onetake.decode import headers, remote_file
 from onetake.decode.decoder import ClipDecoder, new_counters
 from onetake.decode.pack_index import read_shards
+from onetake.decode.pack_shard import PackedShard
 from onetake.decode.pack_target import PackTarget
 from onetake.decode.scale import converter
 from onetake.decode.source import open_source
@@ -30,6 +33,7 @@ from onetake.decode.store import read_header, read_index, read_table
 from onetake.decode.synthetic import write_numbered_video
 from onetake.storage.base import StorageError
 from onetake.storage.local import LocalStorage
+from onetake.storage.open import open_storage
 from onetake.storage.s3 import S3Storage
 from tests.zoo import sequential, write_zoo
 
@@ -214,12 +218,22 @@ def test_from_a_bucket_into_a_bucket(tmp_path, s3, s3_client):
     s3_client.put_object(Bucket=bucket, Key="taken/onetake/work/lock.json", Body=json.dumps(holder))
     with pytest.raises(SourceError, match=r"another process \(elsewhere 1 1\) writes a pack to"):
         pack_videos(source, f"{out}/taken", **HOW)
+    before = {"owner": f"{socket.gethostname()} {os.getpid()} 1", "seconds": time.time()}
+    s3_client.put_object(Bucket=bucket, Key="again/onetake/work/lock.json", Body=json.dumps(before))
+    with PackTarget(open_storage(f"{out}/again"), "key").locked():  # a container that was started again
+        pass
+    first = PackTarget(open_storage(f"{out}/again"), "key")
+    with first.locked():
+        s3_client.put_object(Bucket=bucket, Key="again/onetake/work/lock.json", Body=json.dumps(holder))
+        with pytest.raises(SourceError, match=r"another process \(elsewhere 1 1\) writes a pack to"):
+            first.record(PackedShard(0, {}, "", ()))
 
 
 KILLED = """
 import os, signal, sys
 from onetake.decode import pack_target
 from onetake.storage.local import LocalStorage
+from onetake.storage.open import open_storage
 from onetake.storage.s3 import S3Storage
 left = int(sys.argv[1])
 def counted(method):
@@ -281,6 +295,25 @@ def test_what_is_done_is_not_done_again(videos, tmp_path):
     assert (first.reused, again.reused) == (0, first.shards)
     assert first.generation == again.generation
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.mds")}
+
+
+def test_a_finished_pack_that_lacks_a_shard_is_not_said_to_be_whole(videos, tmp_path):
+    pack_videos(videos, tmp_path / "out", **HOW)
+    whole = content(tmp_path / "out")
+    (tmp_path / "out" / "shard.00001.mds").unlink()
+    with pytest.raises(SourceError, match=r"shard\.00001\.mds is missing: .* delete index\.json and run"):
+        pack_videos(videos, tmp_path / "out", **HOW)
+    (tmp_path / "out" / "index.json").unlink()
+    pack_videos(videos, tmp_path / "out", **HOW)
+    assert content(tmp_path / "out") == whole
+
+
+def test_what_is_no_video_does_not_stop_it(tmp_path):
+    (tmp_path / "videos").mkdir()
+    write_numbered_video(tmp_path / "videos" / "a.mp4", 20)
+    (tmp_path / "videos" / "b.txt").symlink_to("nothing")
+    index_videos(tmp_path / "videos", workers=1)
+    assert pack_videos(tmp_path / "videos", tmp_path / "out", **HOW).videos == 1
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "sub/a.mds", ".hidden"])

@@ -67,9 +67,15 @@ class LazyGroup(click.Group):
             raise click.exceptions.Exit(130) from None
         except Exception as error:
             from onetake.core.errors import OnetakeError  # here, so that --help loads no core
+            from onetake.storage.base import StorageError
 
             if isinstance(error, OnetakeError):
                 raise _Reported(str(error)) from error
+            if isinstance(error, StorageError):
+                raise _Reported(
+                    f"{error.filename} can't be reached ({error.strerror}): check the address and the connection, and "
+                    "run the same command again"
+                ) from error
             raise
 
 

@@ -7,6 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -89,7 +90,8 @@ def check_target(out: Storage) -> None:
     """See, before the work is done, whether an index can be written to ``out``.
 
     Raises:
-        SourceError: it can't, or the place is taken by another program's index, such as that of MDS shards.
+        SourceError: it can't, or the place is taken: by another program's index, such as that of MDS shards, by a
+            pack's, or by tables of other content under the names of the index's.
     """
     remedy = "name another folder with --out (out=)"
     try:
@@ -103,12 +105,25 @@ def check_target(out: Storage) -> None:
     except OSError as error:
         reason = error.strerror or error
         raise SourceError(f"the index cannot be written to {out.location} ({reason}): {remedy}") from None
-    try:
+    header = None
+    with suppress(OSError, ValueError):
         header = json.loads(out.read_all(HEADER))
-    except (OSError, ValueError):
-        return
-    if not isinstance(header, dict) or header.get("format") != "onetake":
-        raise SourceError(f"{out.location}/{HEADER} belongs to another program: {remedy}")
+        if not isinstance(header, dict) or header.get("format") != "onetake":
+            raise SourceError(f"{out.location}/{HEADER} belongs to another program: {remedy}")
+        if "pack" in header:
+            raise SourceError(f"{out.location} holds the index of a pack, which is lost without it: {remedy}")
+    for name in (VIDEOS, SEGMENTS, SPANS):
+        if (header is None or out.root is not None) and _is_of_others(out, name):
+            raise SourceError(f"{out.location}/{name} is no part of an index, which would replace it: {remedy}")
+
+
+def _is_of_others(out: Storage, name: str) -> bool:
+    """Whether a file is a table that was not written for an index: a manifest perhaps."""
+    try:
+        table = out.root / name if out.root is not None else pa.BufferReader(out.read_all(name))
+        return b"onetake" not in (pq.read_schema(table).metadata or {})
+    except (OSError, pa.ArrowException):  # none, or a damaged one
+        return False
 
 
 def put_index(out: Storage, folder: Path) -> None:

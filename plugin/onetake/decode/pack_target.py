@@ -17,7 +17,7 @@ from typing import Any
 from onetake.core.errors import SourceError
 from onetake.decode.pack_index import PACK_FILES
 from onetake.decode.pack_shard import PackedShard, shard_name
-from onetake.decode.store import INDEX_FOLDER
+from onetake.decode.store import HEADER, INDEX_FOLDER
 from onetake.storage.base import Storage
 
 __all__ = ["PackTarget"]
@@ -92,7 +92,8 @@ class PackTarget:
         try:
             yield
         finally:
-            self._storage.delete(_LOCK)
+            if (self._read(_LOCK) or {}).get("owner") == self._owner:
+                self._storage.delete(_LOCK)
 
     def _renew(self) -> None:
         if self._storage.root is None:
@@ -110,7 +111,8 @@ class PackTarget:
         Raises:
             SourceError: something else is there, or another pack.
         """
-        files = {entry.file for entry in self._listed()} - {_LOCK}
+        sizes = {entry.file: entry.size for entry in self._storage.list()}
+        files = sizes.keys() - {_LOCK}
         parts = {file for file in files if _PART.fullmatch(file)}
         for file in sorted(files):
             if not _OURS.fullmatch(_PART.sub(r"\1\2", file)):
@@ -127,6 +129,7 @@ class PackTarget:
         for file in parts:
             self._storage.delete(file)
         if "index.json" in files and done is not None:
+            self._check_shards(sizes)
             self._clean_up(files)
             return done
         if begun is None:
@@ -146,7 +149,15 @@ class PackTarget:
         return shard if size == shard.num_bytes else None
 
     def record(self, shard: PackedShard) -> None:
-        """Note that a shard is written."""
+        """Note that a shard is written.
+
+        Raises:
+            SourceError: another process has taken the place meanwhile.
+        """
+        if self._storage.root is None:
+            holder = self._read(_LOCK)
+            if holder is not None and holder.get("owner") != self._owner:
+                raise self._taken(f"another process ({holder.get('owner')})")
         self._write(_journal(shard.number), shard.to_dict())
         self._renew()
 
@@ -154,7 +165,7 @@ class PackTarget:
         """Put the index there, whose files lie in ``folder``: that makes a pack of the shards."""
         for file in PACK_FILES:
             self._storage.write(file, folder / file)
-        self._clean_up({entry.file for entry in self._listed()})
+        self._clean_up({entry.file for entry in self._storage.list()})
 
     def _clean_up(self, files: set[str]) -> None:
         work = {file for file in files if file.startswith(f"{_WORK}/")} - {_BEGUN, _LOCK}
@@ -164,11 +175,16 @@ class PackTarget:
         if root is not None and (root / _WORK).is_dir():
             (root / _WORK).rmdir()
 
-    def _listed(self) -> Iterator[Any]:
-        try:
-            yield from self._storage.list()
-        except SourceError:  # nothing there yet
-            return
+    def _check_shards(self, sizes: dict[str, int]) -> None:
+        """Raise SourceError unless all shards that MDS's index names are there."""
+        for shard in (self._read(HEADER) or {}).get("shards", ()):
+            file, size = shard["raw_data"]["basename"], shard["raw_data"]["bytes"]
+            if sizes.get(file) != size:
+                now = "is missing" if file not in sizes else f"has {sizes[file]} bytes, {size} when it was packed"
+                raise SourceError(
+                    f"the pack in {self._storage.location} was finished, but {file} {now}: copy it there again, or "
+                    f"delete {HEADER} and run the same command again"
+                )
 
     def _read(self, file: str) -> dict[str, Any] | None:
         try:
@@ -194,6 +210,8 @@ def _is_gone(holder: dict[str, Any]) -> bool:
         host, pid, _ = str(holder["owner"]).split()
         if host != socket.gethostname():
             return time.time() - float(holder["seconds"]) > _STALE_SECONDS
+        if int(pid) == os.getpid():  # of a container that was started again, under the same name
+            return True
         os.kill(int(pid), 0)
     except ProcessLookupError:
         return True
