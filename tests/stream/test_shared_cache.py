@@ -283,6 +283,13 @@ def test_a_machine_does_not_share_a_cache_with_another(remote, tmp_path, monkeyp
     assert sum(len(record(batch)) for batch in loader) == loader.dataset.num_clips
 
 
+def test_a_folder_that_another_user_has_is_refused(remote, tmp_path, monkeypatch):
+    (tmp_path / LEDGER_FOLDER / "nodes" / "ours").mkdir(parents=True)  # root may write anywhere, but not here
+    monkeypatch.setattr(nodes, "node_id", lambda: "ours")
+    with pytest.raises(CacheError, match=f"the cache {tmp_path} can't be used .*written by this user, or give another"):
+        make_loader(remote, remote=remote, local=tmp_path)
+
+
 def test_a_folder_that_is_not_ours_is_left_alone(remote, tmp_path):
     stranger = tmp_path / "0123456789abcdef"
     stranger.mkdir()

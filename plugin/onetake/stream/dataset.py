@@ -93,7 +93,7 @@ class VideoDataset(CachedDataset):
         sample_transform: called with (sample, generator), after ``transform``; returns the sample. The
             generator is a torch.Generator, seeded likewise.
         batch_size: samples per batch and rank.
-        shuffle: False gives the order of the index.
+        shuffle: False: lanes share out the order of the index, a stretch for each; with one lane, that is the order.
         shuffle_seed: seeds the order and the samples' transforms.
         shuffle_by: "segment", "video" (each drained before the next), or "shard" (of a pack: its segments are shuffled
             among themselves). None: "shard" for packs, "segment" for videos in place, where the two are the same.

@@ -41,10 +41,10 @@ class NodeMark:
     """
 
     def __init__(self, folder: Path) -> None:
+        self._ended = threading.Event()
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / node_id()
         self._path.write_text(socket.gethostname())
-        self._ended = threading.Event()
         threading.Thread(target=_keep_touching, args=(self._path, self._ended), daemon=True).start()
         try:
             for other in folder.iterdir():

@@ -104,7 +104,13 @@ class SharedCache:
             CacheError: there is no room, or another machine uses the folder.
         """
         if for_node:
-            self._mark = NodeMark(self._ledger.folder / "nodes")
+            try:
+                self._mark = NodeMark(self._ledger.folder / "nodes")
+            except OSError as error:
+                raise CacheError(
+                    f"the cache {self.root} can't be used ({error}): see that local= can be written by this user, or "
+                    "give another"
+                ) from error
         with self._ledger.transaction() as db:
             self._ledger.clear_away_the_dead(db)
             self._register(db)
