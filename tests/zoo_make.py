@@ -1,6 +1,6 @@
 """How the odd videos of ``tests/zoo.py`` are made: encoding, muxing packets that were meddled with, byte surgery.
 
-Shares no code with onetake. The same take gives the same bytes.
+Shares no code with onetake, but for the priority of its process. The same take gives the same bytes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import numpy as np
 from av.bitstream import BitStreamFilterContext
 from av.packet import Packet
 from av.video.frame import PictureType
+
+from onetake.decode.priority import usual_priority
 
 os.environ.setdefault("SVT_LOG", "1")  # errors only: SVT-AV1 has no other way to be quiet
 
@@ -129,7 +131,7 @@ def write(
         bsf: a bitstream filter for all packets.
     """
     options = {"fflags": "+bitexact", **(container_options or {})}  # no random IDs in a Matroska file
-    with av.open(str(path), "w", format=format, options=options) as container:
+    with usual_priority(), av.open(str(path), "w", format=format, options=options) as container:
         stream = container.add_stream(takes[0].codec, rate=takes[0].fps)
         takes[0].set_up(stream.codec_context)
         packets: list[Packet] = []

@@ -44,7 +44,7 @@ def test_one_open_and_at_most_one_jump_a_run_and_nothing_decoded_in_vain(numbere
     index = dataset.streams[0].index
     allowed = 0
     for segment, first, last in runs:
-        table = read_table(dataset.streams[0]._index_source, index, segment)
+        table = read_table(numbered, index, segment)
         keys = table.frame[table.key_rows]
         allowed += last + 1 - int(keys[keys <= first].max())
     assert stats["opens"] <= len(runs)

@@ -27,6 +27,8 @@ from av.container import OutputContainer
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from onetake.decode.priority import usual_priority
+
 Array = NDArray[np.uint8]
 Direction = Literal["left", "right", "up", "down"]
 
@@ -191,7 +193,7 @@ def _encode(
 ) -> None:
     """Encode (pts, planes in the layout of a yuv420p array) pairs on one codec thread."""
     base, next_sample = time_base or 1 / fps, 0
-    with av.open(fspath(path), "w", options=dict(container_options or {})) as container:
+    with usual_priority(), av.open(fspath(path), "w", options=dict(container_options or {})) as container:
         stream = cast(VideoStream, container.add_stream(codec, rate=fps, options=options))
         (stream.width, stream.height), stream.pix_fmt = size, pix_fmt
         stream.codec_context.time_base, stream.thread_count = base, 1

@@ -18,6 +18,7 @@ from onetake.core.index import KEYFRAME, PACKETS, PacketTable, Video, packet_che
 from onetake.core.packing import Cut, TranscodeSpec
 from onetake.decode.colour import colour_tags, hdr_name, is_limited_gray, source_matrix
 from onetake.decode.decoder import ClipDecoder, new_counters
+from onetake.decode.priority import usual_priority
 from onetake.decode.source import PacketSource
 
 __all__ = ["Transcoded", "transcode"]
@@ -160,7 +161,7 @@ def _encode(video: Video, spec: TranscodeSpec, pictures: Iterator[tuple[VideoFra
     """(the file, the last picture)."""
     out, base = io.BytesIO(), Fraction(*video.time_base)
     picture = None
-    with av.open(out, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
+    with usual_priority(), av.open(out, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream(spec.codec, rate=_rate(video))
         context = stream.codec_context
         context.options = {**_OPTIONS[spec.codec], "crf": str(spec.crf), "g": str(spec.gop)}
