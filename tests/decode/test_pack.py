@@ -218,6 +218,9 @@ def test_from_a_bucket_into_a_bucket(tmp_path, s3, s3_client):
     s3_client.put_object(Bucket=bucket, Key="taken/onetake/work/lock.json", Body=json.dumps(holder))
     with pytest.raises(SourceError, match=r"another process \(elsewhere 1 1\) writes a pack to"):
         pack_videos(source, f"{out}/taken", **HOW)
+    s3_client.delete_object(Bucket=source.removeprefix("s3://"), Key="packets.bin")
+    with pytest.raises(IndexFileError, match=r"holds no packets\.bin: run `onetake index` again"):
+        pack_videos(source, f"{out}/unread", **HOW)
     before = {"owner": f"{socket.gethostname()} {os.getpid()} 1", "seconds": time.time()}
     s3_client.put_object(Bucket=bucket, Key="again/onetake/work/lock.json", Body=json.dumps(before))
     with PackTarget(open_storage(f"{out}/again"), "key").locked():  # a container that was started again
@@ -302,6 +305,9 @@ def test_a_finished_pack_that_lacks_a_shard_is_not_said_to_be_whole(videos, tmp_
     whole = content(tmp_path / "out")
     (tmp_path / "out" / "shard.00001.mds").unlink()
     with pytest.raises(SourceError, match=r"shard\.00001\.mds is missing: .* delete index\.json and run"):
+        pack_videos(videos, tmp_path / "out", **HOW)
+    (tmp_path / "out" / "index.json").write_text('{"shards": [1]}')
+    with pytest.raises(SourceError, match=r"index\.json is damaged: delete it"):
         pack_videos(videos, tmp_path / "out", **HOW)
     (tmp_path / "out" / "index.json").unlink()
     pack_videos(videos, tmp_path / "out", **HOW)

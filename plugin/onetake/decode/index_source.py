@@ -185,6 +185,9 @@ def index_folder(location: str, with_packets: bool = False) -> Iterator[Path]:
         return
     with TemporaryDirectory(prefix="onetake-index-") as name:
         if with_packets:
-            source.storage.copy(PACKETS_BIN, 0, _EVERYTHING, Path(name, PACKETS_BIN))
+            try:
+                source.storage.copy(PACKETS_BIN, 0, _EVERYTHING, Path(name, PACKETS_BIN))
+            except FileNotFoundError:
+                raise IndexFileError(f"{location} holds no {PACKETS_BIN}: run `onetake index` again") from None
         source.copy_tables(Path(name))
         yield Path(name)

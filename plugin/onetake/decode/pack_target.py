@@ -177,8 +177,14 @@ class PackTarget:
 
     def _check_shards(self, sizes: dict[str, int]) -> None:
         """Raise SourceError unless all shards that MDS's index names are there."""
-        for shard in (self._read(HEADER) or {}).get("shards", ()):
-            file, size = shard["raw_data"]["basename"], shard["raw_data"]["bytes"]
+        try:
+            shards = [shard["raw_data"] for shard in (self._read(HEADER) or {})["shards"]]
+            expected = {shard["basename"]: shard["bytes"] for shard in shards}
+        except (KeyError, TypeError):
+            raise SourceError(
+                f"{self._storage.location}/{HEADER} is damaged: delete it, and run the same command again"
+            ) from None
+        for file, size in expected.items():
             if sizes.get(file) != size:
                 now = "is missing" if file not in sizes else f"has {sizes[file]} bytes, {size} when it was packed"
                 raise SourceError(
