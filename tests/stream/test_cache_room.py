@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onetake.stream.cache import Room, default_limit, lane_bytes, smallest_limit
+from onetake.stream.cache import Room, default_limit, lane_bytes, limit_on_shared_disk, smallest_limit
 
 #                limit, held, fixed, opened, ahead, reserve
 ROOM = [
@@ -36,6 +36,15 @@ def test_the_smallest_limit_is_that_of_the_heaviest_segments():
     assert smallest_limit(sizes, lanes=8, predownload=8, fixed=0) == (5, 24)
     assert lane_bytes(sizes, 2) == 9 + 7 + 5
     assert default_limit(900, 100) == 800
+
+
+#            free, held -> of a default limit of 800 out of 1000 bytes
+ON_SHARED_DISK = [(1000, 0, 800), (200, 800, 800), (700, 0, 500), (100, 600, 500), (0, 200, 50), (0, 0, 50)]
+
+
+@pytest.mark.parametrize("free, held, limit", ON_SHARED_DISK)
+def test_a_default_limit_falls_where_others_fill_the_disk(free, held, limit):
+    assert limit_on_shared_disk(800, free, held, least=50) == limit
 
 
 @settings(deadline=None)

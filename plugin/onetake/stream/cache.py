@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Room", "default_limit", "lane_bytes", "ledger_bytes", "smallest_limit"]
+__all__ = ["Room", "default_limit", "lane_bytes", "ledger_bytes", "limit_on_shared_disk", "smallest_limit"]
 
 _SHARE = 0.8  # of the disk's free space
 _LEDGER_BYTES = 128 << 10  # with its journal, markers and lock files
@@ -61,6 +61,15 @@ class Room:
 def default_limit(free_bytes: int, held_bytes: int) -> int:
     """What a cache may hold where nobody says it: 80% of what its disk has free, or would have without it."""
     return int(_SHARE * (free_bytes + held_bytes))
+
+
+def limit_on_shared_disk(limit: int, free_bytes: int, held_bytes: int, least: int) -> int:
+    """What is left of a ``default_limit`` where others fill the same disk too, such as caches of other folders.
+
+    The fifth that was left free stays free; but the cache may always hold the ``least`` bytes that its lanes need.
+    """
+    left_free = limit * (1 - _SHARE) / _SHARE
+    return max(min(limit, int(held_bytes + free_bytes - left_free)), least)
 
 
 def lane_bytes(segment_bytes: NDArray[np.int64], lanes: int) -> int:

@@ -13,7 +13,7 @@ from time import monotonic, time_ns
 from typing import NamedTuple
 
 from onetake.core.errors import CacheError
-from onetake.stream.cache import Room, default_limit
+from onetake.stream.cache import Room, default_limit, limit_on_shared_disk
 from onetake.stream.ledger import Database, Ledger, guard
 from onetake.stream.nodes import NodeMark
 from onetake.stream.shard import cached_bytes, remove_cached
@@ -120,14 +120,15 @@ class SharedCache:
             rows = [(self._ledger.owner, self._ids[name], self._own_limit, self._reserve) for name in self._folders]
             db.executemany("INSERT INTO leases VALUES (?, ?, ?, ?)", rows)
             room = self._room(db)
-            if room.fixed + room.reserve > room.limit:
+            limit = self._limit(db)
+            if room.fixed + room.reserve > limit:
                 raise CacheError(
-                    f"no room in the cache {self.root}: it may take {room.limit:,} bytes, and the datasets that share "
+                    f"no room in the cache {self.root}: it may take {limit:,} bytes, and the datasets that share "
                     f"it may have {room.fixed + room.reserve:,} bytes open at once, {self._reserve:,} of them by this "
                     "process: make room on the disk, raise cache_limit=, or lower num_canonical_lanes="
                 )
             self._evict(db, self._scope(db), room.held - room.limit)
-        return room.limit
+        return limit
 
     def _register(self, db: Database) -> None:
         idle = "SELECT 1 FROM leases JOIN folders ON id = folder WHERE name = ?"
@@ -165,6 +166,12 @@ class SharedCache:
         )
         return [number for (number,) in db.execute(shared)]
 
+    def _limit(self, db: Database) -> int:
+        """What the folders that share the limit may hold where nobody else fills the disk."""
+        if self._own_limit is not None:
+            return self._own_limit
+        return int(db.execute("SELECT TOTAL(value) FROM settings WHERE name = 'limit'").fetchone()[0])
+
     def _room(self, db: Database) -> Room:
         scope = _listed(self._scope(db))
         held, fixed = db.execute(f"SELECT TOTAL(held), TOTAL(fixed) FROM folders WHERE id IN {scope}").fetchone()
@@ -175,10 +182,11 @@ class SharedCache:
         (reserve,) = db.execute(
             f"SELECT TOTAL(most) FROM (SELECT MAX(reserve) AS most FROM leases WHERE folder IN {scope} GROUP BY owner)"
         ).fetchone()
-        limit = self._own_limit
-        if limit is None:
-            (limit,) = db.execute("SELECT TOTAL(value) FROM settings WHERE name = 'limit'").fetchone()
-        return Room(int(limit), int(held + fixed), int(fixed), int(opened), int(ahead), int(reserve))
+        limit = self._limit(db)
+        if self._own_limit is None:
+            free = shutil.disk_usage(self.root).free
+            limit = limit_on_shared_disk(limit, free, int(held + fixed), int(fixed + reserve))
+        return Room(limit, int(held + fixed), int(fixed), int(opened), int(ahead), int(reserve))
 
     def _evict(self, db: Database, scope: list[int], size: int, urgent: bool = False) -> int:
         """Delete segments of ``size`` bytes in all, at least; how many bytes that freed, 0 if there aren't so many."""
