@@ -78,8 +78,8 @@ def test_a_body_that_never_ends_well_is_given_up(bucket, proxy):
 
 def test_many_threads_survive_a_server_that_is_away(bucket, proxy):
     """botocore's mode "standard" gives up all attempts of all threads after a hundred."""
-    proxy.spoil = first(*["503"] * 150)
-    with ThreadPoolExecutor(64) as pool:
+    proxy.spoil = first(*["503"] * 120)
+    with ThreadPoolExecutor(100) as pool:
         found = list(pool.map(lambda start: bucket.read("a", start, 10), range(150)))
     assert found == [DATA[start : start + 10] for start in range(150)]
 

@@ -162,7 +162,7 @@ def test_the_layout_reads_no_packet_table(uneven, monkeypatch):
     def refuse(*_):
         raise AssertionError("a packet table was read")
 
-    monkeypatch.setattr("onetake.stream.stream.read_table_bytes", refuse)
+    monkeypatch.setattr("onetake.decode.index_source.IndexSource.read_table", refuse)
     dataset = make_loader(uneven, clips=ClipSpec(4, fps=8)).dataset
     assert dataset.num_clips > 40
     dataset.epoch_order(3)
