@@ -49,7 +49,6 @@ class IndexSource:
         try:
             return self.storage.read_all(HEADER)
         except FileNotFoundError:
-            self.storage.check()  # is there a place at all?
             raise no_index(self.storage.location) from None
         except StorageError as error:
             raise self._unreadable(error) from None

@@ -17,6 +17,7 @@ from onetake.core.errors import ConfigError, VideoError
 from onetake.core.names import load_object, nearest
 from onetake.decode.index_source import index_folder
 from onetake.decode.store import read_index
+from onetake.storage.open import open_storage
 
 __all__ = ["ClipClassifier", "FolderLabels", "clip_loss"]
 
@@ -40,6 +41,9 @@ class FolderLabels:
         if (videos is None) == (classes is None):
             raise ConfigError("FolderLabels needs either videos= (a folder per class in it) or classes= (their names)")
         if videos is not None:
+            storage = open_storage(fspath(videos))
+            if storage.root is not None:
+                storage.check()
             with index_folder(fspath(videos)) as folder:
                 index = read_index(folder)
             classes = sorted({_folder(video.video_id) for video in index.videos} - {""})
