@@ -329,6 +329,9 @@ class HostDataset(StreamingDataset):
         except Exception as error:
             self._failure = error
             self._event.set()
+        if it.prepare_index < it.total:
+            # What is left never comes; a new iteration may have forgotten the failure before this one looks for it.
+            it.non_blocking_exit()
         it.on_exit()  # also after a failure: _Iterator.exit() waits for this thread
 
     def _ready_thread(self, it: _Iterator) -> None:
