@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import atexit
+import gc
 import itertools
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,15 +27,21 @@ os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # ranks meet on loopback, not
 torch.set_num_threads(1)
 
 DISTRIBUTED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
+MANY_FILES = 200  # open ones, and shared memory
 
 
 @pytest.fixture(autouse=True)
 def leave_nothing_behind() -> Iterator[None]:
     """Composer leaves its process group and environment, Hydra its settings of logging; the next test, of another
-    framework, must not see them."""
+    framework, must not see them. What Composer trained with it keeps until the process ends, closed or not: a thousand
+    tests would open more files than a process may."""
     level = logging.root.level
     yield
     logging.root.setLevel(level)
+    if engine := sys.modules.get("composer.core.engine"):
+        atexit.unregister(engine.Engine._close)
+    if len(os.listdir("/proc/self/fd")) > MANY_FILES:
+        gc.collect()  # datasets that hang on their trainers in a circle
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     for name in DISTRIBUTED:

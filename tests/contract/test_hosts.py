@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
+from pathlib import Path
 
 import lightning.pytorch as pl
 import numpy as np
@@ -101,6 +103,28 @@ def test_the_host_refuses_to_share_a_folder_by_a_name_that_ours_changes():
     assert "Reused local directory" in inspect.getsource(prefix)
     assert inspect.getsource(streaming.StreamingDataset.__init__).count("get_shm_prefix(") == 1
     assert list(inspect.signature(prefix.get_shm_prefix).parameters)[:2] == ["streams_local", "streams_remote"]
+
+
+@pytest.mark.parametrize("iterated", [False, True])
+def test_a_dataset_that_is_gone_leaves_nothing_open(numbered, iterated):
+    """The host keeps the shared memory of each dataset, and in each of that of all others, until the process ends."""
+
+    def open_files() -> list[str]:
+        gc.collect()
+        names = (Path("/proc/self/fd") / name for name in os.listdir("/proc/self/fd"))
+        return sorted(os.readlink(name) for name in names if name.is_symlink())
+
+    others = [make_loader(numbered, 0) for _ in range(3)]
+    if iterated:  # only then the host marks its names as taken by a file, and looks no further
+        assert all(list(loader) for loader in others)
+    before = open_files()
+    assert sum("/dev/shm/" in name for name in before) >= 3 * 6
+    for workers in (0, 2):
+        loader = make_loader(numbered, workers)
+        assert len(open_files()) > len(before)
+        assert list(loader)
+        del loader
+        assert open_files() == before
 
 
 @pytest.mark.parametrize("sizes", [[3], [3, 1, 4, 1, 5], [0, 2, 0, 0, 3, 0], [1200, 900, 3000]])

@@ -10,7 +10,7 @@ import atexit
 import os
 import pickle
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
@@ -25,6 +25,8 @@ from streaming import StreamingDataLoader, StreamingDataset
 from streaming.base import dataset as streaming_dataset
 from streaming.base.constant import TICK
 from streaming.base.dataset import _Iterator
+from streaming.base.shared import SharedMemory
+from streaming.base.shared import prefix as streaming_prefix
 from streaming.base.world import World
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
@@ -96,6 +98,29 @@ class _Spanner:
         return shard, int(index) - (int(self._stops[shard - 1]) if shard else 0)
 
 
+def _take_prefix(hosts: Callable[..., Any], *arguments: Any) -> Any:
+    """The host's ``get_shm_prefix``. To find a free name it opens the shared memory of the datasets that are there, and
+    would keep all of it open until the process ends."""
+    opened: list[SharedMemory] = []
+
+    class Noted(SharedMemory):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            opened.append(self)
+
+    own = None
+    streaming_prefix.SharedMemory = Noted  # type: ignore[misc]
+    try:
+        prefix, own = hosts(*arguments)
+        return prefix, own
+    finally:
+        streaming_prefix.SharedMemory = SharedMemory  # type: ignore[misc]
+        for memory in opened:
+            if memory is not own:
+                memory.cleanup()
+                atexit.unregister(memory.cleanup)
+
+
 @contextmanager
 def _in_place_of_the_hosts(name: str) -> Iterator[None]:
     """The host offers no way to give it another spanner, nor to share a cache: it takes the name of a folder that
@@ -108,7 +133,7 @@ def _in_place_of_the_hosts(name: str) -> Iterator[None]:
         hosts = streaming_dataset.Spanner, streaming_dataset.get_shm_prefix
 
         def get_shm_prefix(streams_local: list[str], *others: Any) -> Any:
-            return hosts[1]([f"{local}#{name}" for local in streams_local], *others)
+            return _take_prefix(hosts[1], [f"{local}#{name}" for local in streams_local], *others)
 
         streaming_dataset.Spanner, streaming_dataset.get_shm_prefix = _Spanner, get_shm_prefix  # type: ignore
         try:
