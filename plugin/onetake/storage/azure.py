@@ -9,7 +9,7 @@ from typing import Any
 
 from onetake.core.errors import SourceError
 from onetake.storage.base import Entry
-from onetake.storage.bucket import ATTEMPTS, Body, BucketStorage, Fault, object_size, widened
+from onetake.storage.bucket import ATTEMPTS, Body, BucketStorage, Fault, fault_of_status, object_size, widened
 
 __all__ = ["AzureStorage", "open_azure"]
 
@@ -106,7 +106,8 @@ class AzureStorage(BucketStorage):
         if isinstance(error, azure.ClientAuthenticationError):
             return Fault.REFUSED, _code(error)
         if isinstance(error, azure.HttpResponseError):
-            return _fault_of(error.status_code, _code(error)), _code(error)
+            missing = Fault.NO_BUCKET if _code(error) == "ContainerNotFound" else Fault.MISSING
+            return fault_of_status(error.status_code, missing), _code(error)
         if isinstance(error, azure.AzureError):
             return Fault.OTHER, type(error).__name__
         return None
@@ -116,19 +117,6 @@ def _code(error: Any) -> str:
     """The service's name for an error. Not its text, which can say what was signed."""
     code = getattr(error, "error_code", None)
     return str(getattr(code, "value", code) or f"{error.status_code or ''} {type(error).__name__}".strip())
-
-
-def _fault_of(status: int | None, code: str) -> Fault:
-    match status:
-        case 404:
-            return Fault.NO_BUCKET if code == "ContainerNotFound" else Fault.MISSING
-        case 401 | 403:
-            return Fault.REFUSED
-        case 412:
-            return Fault.CHANGED
-        case 416:
-            return Fault.BEYOND_END
-    return Fault.OTHER
 
 
 def open_azure(location: str, host: str, path: str) -> AzureStorage:

@@ -17,7 +17,17 @@ from typing import Any, ClassVar, NamedTuple
 from onetake.core.errors import FileChangedError, OnetakeError, SourceError
 from onetake.storage.base import Entry, Storage, StorageError
 
-__all__ = ["ATTEMPTS", "CHUNK", "CONNECTIONS", "Body", "BucketStorage", "Fault", "object_size", "widened"]
+__all__ = [
+    "ATTEMPTS",
+    "CHUNK",
+    "CONNECTIONS",
+    "Body",
+    "BucketStorage",
+    "Fault",
+    "fault_of_status",
+    "object_size",
+    "widened",
+]
 
 ATTEMPTS = 8  # at a request, with backoff, by the clients' own means; 8 outlast a server that is started again
 CHUNK = 1 << 20  # bytes handed on at once
@@ -235,6 +245,20 @@ class BucketStorage(Storage):
 
 class _BeyondEndError(OnetakeError):
     """A range begins at or behind an object's end."""
+
+
+def fault_of_status(status: int | None, missing: Fault = Fault.MISSING) -> Fault:
+    """What an answer's HTTP status means; ``missing``: what 404 does."""
+    match status:
+        case 404:
+            return missing
+        case 401 | 403:
+            return Fault.REFUSED
+        case 412:
+            return Fault.CHANGED
+        case 416:
+            return Fault.BEYOND_END
+    return Fault.OTHER
 
 
 def object_size(content_range: str | None, content_length: int, start: int) -> int:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from onetake.storage.base import Entry
-from onetake.storage.bucket import CHUNK, Body, BucketStorage, Fault, object_size, widened
+from onetake.storage.bucket import CHUNK, Body, BucketStorage, Fault, fault_of_status, object_size, widened
 from onetake.storage.s3 import S3Storage, make_client
 
 __all__ = ["GoogleHmacStorage", "GoogleStorage", "open_gs"]
@@ -106,25 +106,13 @@ class GoogleStorage(BucketStorage):
             error = error.cause if isinstance(error.cause, Exception) else error
         if isinstance(error, google.GoogleAPICallError):
             reason = f"{int(error.code)} {type(error).__name__}" if error.code else type(error).__name__
-            return _fault_of_status(error), reason
+            missing = Fault.NO_BUCKET if "bucket does not exist" in str(error.message) else Fault.MISSING
+            return fault_of_status(error.code, missing), reason
         if isinstance(error, GoogleAuthError):
             return Fault.REFUSED, type(error).__name__
         if isinstance(error, OSError | google.GoogleAPIError):
             return Fault.OTHER, type(error).__name__
         return None
-
-
-def _fault_of_status(error: Any) -> Fault:
-    match error.code:
-        case 404:
-            return Fault.NO_BUCKET if "bucket does not exist" in str(error.message) else Fault.MISSING
-        case 401 | 403:
-            return Fault.REFUSED
-        case 412:
-            return Fault.CHANGED
-        case 416:
-            return Fault.BEYOND_END
-    return Fault.OTHER
 
 
 class GoogleHmacStorage(S3Storage):
