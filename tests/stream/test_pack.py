@@ -9,6 +9,8 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from streaming import MDSWriter, StreamingDataset
 
@@ -180,6 +182,26 @@ def test_a_pack_without_its_list_of_shards(small):
         make_loader(small)
     (small / "onetake" / "shards.parquet").unlink()
     with pytest.raises(IndexFileError, match=r"shards\.parquet is damaged"):
+        make_loader(small)
+
+
+@pytest.mark.parametrize(
+    "file, column, value",
+    [
+        ("shards", "bytes", -1),
+        ("shards", "bytes", -(2**63)),
+        ("segments", "byte_offset", 1 << 20),
+        ("segments", "byte_offset", 2**63 - 1),
+        ("segments", "byte_length", 2**63 - 1),
+    ],
+)
+def test_a_list_of_shards_is_not_trusted(small, file, column, value):
+    path = small / "onetake" / f"{file}.parquet"
+    table = pq.read_table(path)
+    values = [value, *table[column].to_pylist()[1:]]
+    number = table.schema.get_field_index(column)
+    pq.write_table(table.set_column(number, table.schema.field(column), pa.array(values, pa.int64())), path)
+    with pytest.raises(IndexFileError, match=r"shards\.parquet is damaged \(a segment lies outside its shard\)"):
         make_loader(small)
 
 

@@ -145,8 +145,8 @@ def read_shards(folder: Path, index: VideoIndex, header: dict[str, Any]) -> Pack
         )
         if not len(shards.stop_frame) == len(shards.last_pts) == index.num_segments:
             raise ValueError("shards and segments don't match")
-        ends = index.byte_offset + index.byte_length
-        if np.any(ends > sizes[shards.shard_of_segment]) or np.any(shards.stop_frame > index.video_frames):
+        last = sizes[shards.shard_of_segment] - index.byte_length  # a sum could run over
+        if np.any(sizes < 0) or np.any(index.byte_offset > last) or np.any(shards.stop_frame > index.video_frames):
             raise ValueError("a segment lies outside its shard")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
         raise IndexFileError(f"{folder / SHARDS} is damaged ({error}): pack again, into another folder") from None
