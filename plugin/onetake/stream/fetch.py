@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 
-from onetake.core.errors import CacheError, FileChangedError, SourceError
+from onetake.core.errors import FileChangedError, SourceError
 from onetake.core.index import CONTAINER, UNCHECKED, PacketTable, Video
 from onetake.decode.segment import byte_range
 from onetake.storage.base import Storage, StorageError
@@ -30,12 +28,11 @@ def fetch_segment(videos: Storage, video: Video, table: PacketTable, shard: Vide
         CacheError: the cache can't be written; its cause is the OSError.
     """
     start, length = (0, video.file_bytes) if video.kind == CONTAINER else byte_range(table)
-    parts = [path.with_name(f".{path.name}.{os.getpid()}.part") for path in (shard.table_path, shard.path)]
     header = len(table).to_bytes(8, "little") + start.to_bytes(8, "little")
-    try:
-        parts[0].write_bytes(header + table.to_bytes())
+    with shard.filling(f"a segment of video {video.video_id!r}") as (table_path, path):
+        table_path.write_bytes(header + table.to_bytes())
         try:
-            found = videos.copy(video.file, start, length, parts[1], _pinned(videos, video, table))
+            found = videos.copy(video.file, start, length, path, _pinned(videos, video, table))
         except FileNotFoundError:
             raise _missing(videos, video) from None
         except FileChangedError:
@@ -44,20 +41,8 @@ def fetch_segment(videos: Storage, video: Video, table: PacketTable, shard: Vide
                 "was replaced while it was read: run `onetake index` again"
             ) from None
         _refuse_other_size(videos, video, found.size)
-        if parts[1].stat().st_size != length:
+        if path.stat().st_size != length:
             raise SourceError(f"video {video.video_id!r} ended while it was fetched; run `onetake index` again")
-        parts[0].replace(shard.table_path)
-        parts[1].replace(shard.path)  # last: its presence says that the segment is whole
-    except StorageError:
-        raise
-    except OSError as error:
-        raise CacheError(
-            f"a segment of video {video.video_id!r} cannot be written to the cache {shard.path.parent} "
-            f"({error.strerror}): make room, or lower cache_limit="
-        ) from error
-    finally:
-        for part in parts:
-            part.unlink(missing_ok=True)
 
 
 def _pinned(videos: Storage, video: Video, table: PacketTable) -> str | None:

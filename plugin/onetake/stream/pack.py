@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from streaming.base.format import FileInfo
 
-from onetake.core.errors import CacheError, IndexFileError, SourceError, SpecError
+from onetake.core.errors import IndexFileError, SourceError, SpecError
 from onetake.core.index import PacketTable, VideoIndex
 from onetake.core.layout import Layout
 from onetake.decode.pack_index import PackedShards, read_shards
 from onetake.decode.source import PacketSource, open_source
 from onetake.decode.store import read_header
-from onetake.storage.base import Storage, StorageError
+from onetake.storage.base import Storage
 from onetake.stream.shard import VideoShard
 
 __all__ = ["Pack", "PackShard", "cached_table", "check_shard", "fetch_shard"]
@@ -180,28 +179,15 @@ def fetch_shard(pack: Storage, shard: PackShard, read_table: Callable[[int], Pac
         StorageError: the place can't be read, for a reason that may pass.
         CacheError: the cache can't be written; its cause is the OSError.
     """
-    parts = [path.with_name(f".{path.name}.{os.getpid()}.part") for path in (shard.table_path, shard.path)]
     tables = [read_table(segment).to_bytes() for segment in shard.segments.tolist()]
     lengths = np.array([len(table) for table in tables], "<i8")
-    try:
-        parts[0].write_bytes(b"".join([lengths.tobytes(), *tables]))
+    with shard.filling(f"shard {shard.file}") as (table_path, path):
+        table_path.write_bytes(b"".join([lengths.tobytes(), *tables]))
         try:
-            found = pack.copy(shard.file, 0, shard.num_bytes, parts[1])
+            found = pack.copy(shard.file, 0, shard.num_bytes, path)
         except FileNotFoundError:
             raise _missing(pack, shard.file) from None
         _refuse_other_size(pack, shard.file, shard.num_bytes, found.size)
-        parts[0].replace(shard.table_path)
-        parts[1].replace(shard.path)  # last: its presence says that the shard is whole
-    except StorageError:
-        raise
-    except OSError as error:
-        raise CacheError(
-            f"shard {shard.file} cannot be written to the cache {shard.path.parent} ({error.strerror}): "
-            "make room, or lower cache_limit="
-        ) from error
-    finally:
-        for part in parts:
-            part.unlink(missing_ok=True)
 
 
 def _missing(pack: Storage, file: str) -> SourceError:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from streaming.base.format import FileInfo, Reader
+
+from onetake.core.errors import CacheError
+from onetake.storage.base import StorageError
 
 __all__ = ["SEGMENT_SUFFIXES", "TABLE_SUFFIX", "VideoShard", "cached_bytes", "remove_cached"]
 
@@ -74,6 +80,33 @@ class VideoShard(Reader):
     def locate(self, number: int) -> tuple[int, int]:
         """The segment of the shard's clip ``number``, and the clip's number there."""
         return self.segment, number
+
+    @contextmanager
+    def filling(self, what: str) -> Iterator[tuple[Path, Path]]:
+        """Where to write the packet table and the stretch of the video; both are put in place if nothing is raised.
+
+        Args:
+            what: what they are of, for messages.
+
+        Raises:
+            CacheError: the cache can't be written; its cause is the OSError.
+            StorageError: as it is.
+        """
+        parts = [path.with_name(f".{path.name}.{os.getpid()}.part") for path in (self.table_path, self.path)]
+        try:
+            yield parts[0], parts[1]
+            parts[0].replace(self.table_path)
+            parts[1].replace(self.path)  # last: its presence says that all is there
+        except StorageError:
+            raise
+        except OSError as error:
+            raise CacheError(
+                f"{what} cannot be written to the cache {self.path.parent} ({error.strerror}): make room, or lower "
+                "cache_limit="
+            ) from error
+        finally:
+            for part in parts:
+                part.unlink(missing_ok=True)
 
     def bytes_on_disk(self) -> int:
         """What the cached files weigh; 0 unless all of them are there."""
