@@ -93,6 +93,28 @@ def test_the_cache_stays_within_its_limit_and_originals_stay(remote, tmp_path):
     assert listing(remote) == before
 
 
+def test_a_limit_is_for_the_streams_that_have_a_remote(remote, tmp_path):
+    (remote / "e.ts").unlink()
+    shutil.copytree(remote, tmp_path / "near", ignore=shutil.ignore_patterns("*.json", "*.parquet", "*.bin"))
+    for folder in (remote, tmp_path / "near"):
+        index_videos(folder, segment_seconds=1, workers=1)
+    before = listing(remote), listing(tmp_path / "near")
+
+    def loader(**arguments):
+        far = VideoStream(remote=remote, local=tmp_path / "cache")
+        near = VideoStream(local=tmp_path / "near")
+        return make_loader(remote, 0, streams=[near, far], num_canonical_lanes=2, batch_size=2, **arguments)
+
+    limit = smallest_limit(remote, tmp_path / "probe", num_canonical_lanes=2, predownload=1, batch_size=2)
+    seen, most = [], 0
+    for batch in loader(predownload=1, cache_limit=limit):
+        seen += record(batch)
+        most = max(most, sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*") if path.is_file()))
+    assert 0 < most <= limit
+    assert sorted(seen) == sorted(r for batch in loader() for r in record(batch))
+    assert (listing(remote), listing(tmp_path / "near")) == before
+
+
 @pytest.mark.parametrize("limit", [0, -5, "many", "1"])
 def test_impossible_cache_limits(numbered, tmp_path, limit):
     with pytest.raises(CacheError, match="cache_limit="):

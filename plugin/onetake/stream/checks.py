@@ -98,13 +98,13 @@ def check_streams(streams: object) -> None:
 
 
 def check_cache_limit(limit: int | str, streams: Sequence[VideoStream]) -> int:
-    """A cache limit in bytes; CacheError for one that is none, or that would delete videos read in place."""
-    for stream in streams:
-        if stream.in_place:
-            raise CacheError(
-                f"cache_limit= with videos read in place ({stream.videos_location}): evicting would delete your only "
-                "copy; leave out cache_limit=, or give remote= (the videos) and local= (a folder for the cache)"
-            )
+    """A cache limit in bytes; CacheError for one that is none, or where there is no cache and evicting would delete
+    videos read in place."""
+    if all(stream.in_place for stream in streams):
+        raise CacheError(
+            f"cache_limit= with videos read in place ({streams[0].videos_location}): evicting would delete your only "
+            "copy; leave out cache_limit=, or give remote= (the videos) and local= (a folder for the cache)"
+        )
     try:
         count = bytes_to_int(limit) if isinstance(limit, str) else int(limit)
     except (ValueError, TypeError):

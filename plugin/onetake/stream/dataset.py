@@ -101,8 +101,8 @@ class VideoDataset(CachedDataset):
             None: the global batch size, times up to 8.
         drop_last: leave out the epoch's last, incomplete global batch instead of filling it with repeats.
         predownload: clips per worker whose segments are fetched ahead; 0: each when its clip is next. None: 8 batches.
-        cache_limit: bytes (or "100gb") that this dataset's cache may take. None: 80% of the disk's free space, shared
-            by all datasets of the machine that leave it open.
+        cache_limit: bytes (or "100gb") that this dataset's cache may take; what is read in place is not in it.
+            None: 80% of the disk's free space, shared by all datasets of the machine that leave it open.
         max_memory: bytes (or "8gb") of a node's memory that open decoders may hold; with ``clips_per_sample="all"``,
             that and all samples that are there at once. None: no bound.
         on_error: "raise" stops at a clip that doesn't decode; "substitute" gives the nearest clip of its video that
