@@ -365,7 +365,7 @@ def test_without_a_limit_all_datasets_share_a_part_of_the_disk(remote, tmp_path,
     assert val.dataset.cache_limit == limit
     before = [loader.dataset.streams[0].cache.held_bytes() for loader in (train, val)]
     list(train)
-    fetched = sum(path.stat().st_size for path in tmp_path.rglob("0*") if path.is_file())
+    fetched = sum(path.stat().st_size for kind in ("*.bytes", "*.table") for path in tmp_path.rglob(kind))
     after = [loader.dataset.streams[0].cache.held_bytes() for loader in (train, val)]
     assert before[0] == before[1] == after[0] - fetched == after[1] - fetched
 
