@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import inspect
 import os
+import time
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -140,6 +141,29 @@ def test_our_spanner_tells_what_the_hosts_does(sizes):
 def test_our_spanner_takes_as_much_as_there_are_shards():
     spanner = _Spanner(np.full(1000, 10**12))
     assert spanner[10**15 - 1] == (999, 10**12 - 1)
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_workers_are_forked_a_moment_after_a_collective(numbered, monkeypatch, joined):
+    """The threads of torch's that end one must not be at it while a process is forked, or that one hangs."""
+    if joined:
+        torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    here, fork, done = os.getpid(), os.fork, []
+
+    def spy_fork():
+        done.append("fork")
+        return fork()
+
+    def spy_sleep(seconds):
+        if os.getpid() == here:
+            done.append("pause")
+        time.sleep(seconds)
+
+    loader = make_loader(numbered, 2)
+    monkeypatch.setattr(os, "fork", spy_fork)
+    monkeypatch.setattr("onetake.stream.compat.sleep", spy_sleep)
+    assert list(loader)
+    assert done == ["pause"] * joined + ["fork"] * 2
 
 
 @pytest.mark.parametrize("name", ["_reset", "_try_put_index"])

@@ -8,15 +8,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from secrets import token_hex
 from time import monotonic, sleep
-from typing import TypeVar
 
 import numpy as np
-import torch
-from streaming.base.distributed import all_gather_object, maybe_init_dist
 from streaming.base.world import World
 
 from onetake.core.errors import CacheError, OnetakeError
 from onetake.stream.cache import lane_bytes, smallest_limit
+from onetake.stream.ranks import Gather
 from onetake.stream.shard import VideoShard
 from onetake.stream.shared_cache import CachedSegment, SharedCache, Standing
 from onetake.stream.stream import VideoStream
@@ -25,19 +23,18 @@ __all__ = ["WAIT_SECONDS", "bring", "close_for_lane", "let_go", "open_caches", "
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 WAIT_SECONDS = 0.05  # until what could not be had is asked for again
 
 
 def open_caches(
-    streams: Sequence[VideoStream], world: World, limit: int | None, lanes: int, predownload: int
+    gather: Gather, streams: Sequence[VideoStream], world: World, limit: int | None, lanes: int, predownload: int
 ) -> tuple[int | None, str]:
     """Give each stream that has a remote its part of the machine's cache.
 
     Every rank calls it, and all of them raise if one does.
 
     Args:
+        gather: tells what each rank says; none of them goes on, or waits for one that is gone, before it knows.
         streams: open.
         world: this process's place.
         limit: bytes that these streams may take; None: what the machine has for all datasets that have no limit.
@@ -57,8 +54,8 @@ def open_caches(
         limit = _open(cached, world, limit, lanes, predownload) if cached else None
     except OnetakeError as failure:
         error = failure
-    errors, names = zip(*_gather((str(error) if error else None, token_hex(8))), strict=True)
-    others = [text for text in errors if text is not None]
+    name, *_ = gather(token_hex(8))
+    others = list(filter(None, gather(str(error or ""))))
     if error is None and others:
         error = CacheError(f"another rank can't use its cache: {others[0]}")
     if error is not None:
@@ -66,7 +63,7 @@ def open_caches(
             if stream.cache is not None:
                 stream.cache.end()
         raise error
-    return limit, names[0]
+    return limit, name
 
 
 def _open(streams: Sequence[VideoStream], world: World, limit: int | None, lanes: int, predownload: int) -> int:
@@ -107,16 +104,6 @@ def _open_root(
         whose = "80% of the free disk, for all datasets without a cache_limit=" if limit is None else "cache_limit="
         logger.info("the cache %s may take %s bytes (%s)", root, f"{room:,}", whose)
     return room
-
-
-def _gather(value: T) -> list[T]:
-    """What each rank says. None of them goes on, or waits for one that is gone, before it knows of the others."""
-    was_alone = maybe_init_dist()
-    try:
-        return all_gather_object(value)
-    finally:
-        if was_alone:
-            torch.distributed.destroy_process_group()
 
 
 def bring(stream: VideoStream, shard: VideoShard, urgent: bool, given_up: Callable[[], bool]) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import pickle
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -32,51 +31,17 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from onetake.core.errors import OnetakeError
 from onetake.core.values import check_count
+from onetake.stream.flag import SharedFlag
 
-__all__ = ["HostDataset", "HostLoader", "SharedFlag", "World"]
+__all__ = ["HostDataset", "HostLoader", "World"]
 
 _OF_ONE_PROCESS = ("_cache_filelock", "_executor", "_iterator")
 _HOST_LOCK = Lock()
-_MAX_ERROR_BYTES = 4096
 _AGAIN_SECONDS = 0.05  # until a shard that could not be had is asked for again
-
-
-class SharedFlag:
-    """A flag that all processes sharing it see, with a number and an error that say why: stands in for
-    threading.Event."""
-
-    def __init__(self) -> None:
-        self._value = torch.full((1,), -1, dtype=torch.int64).share_memory_()
-        self._error = torch.zeros(_MAX_ERROR_BYTES, dtype=torch.uint8).share_memory_()
-
-    def set(self, value: int = 0, error: BaseException | None = None) -> None:
-        """Raise the flag, unless it is up. An error goes along if it is one of ours, and short enough."""
-        if self.is_set():
-            return
-        data = pickle.dumps(error) if isinstance(error, OnetakeError) else b""
-        length = len(data) if len(data) <= _MAX_ERROR_BYTES else 0
-        self._error.numpy()[:] = 0
-        self._error.numpy()[:length] = np.frombuffer(data[:length], np.uint8)
-        self._value[0] = value
-
-    def clear(self) -> None:
-        """Take the flag down."""
-        self._value[0] = -1
-
-    def is_set(self) -> bool:
-        """Whether the flag is up."""
-        return int(self._value[0]) >= 0
-
-    @property
-    def value(self) -> int:
-        """What the flag was set with; -1 while it is down."""
-        return int(self._value[0])
-
-    @property
-    def error(self) -> Exception | None:
-        """The error that the flag was set with, if it could go along."""
-        data = self._error.numpy().tobytes()
-        return pickle.loads(data) if data[0] else None
+# Between a collective and a fork. Threads of torch's let go of the collective's tensors, for which they make themselves
+# known to Python; a process forked at that moment never gets past the fork (CPython 3.11: _PyEval_ReInitThreads takes
+# a lock that it inherited as taken). Without the pause, one in a hundred did not.
+_QUIET_SECONDS = 0.05
 
 
 class _Spanner:
@@ -185,6 +150,8 @@ class HostLoader(StreamingDataLoader):
         if self.num_workers == 0:
             return super()._get_iterator()
         self.check_worker_number_rationality()  # as the host does
+        if torch.distributed.is_initialized():
+            sleep(_QUIET_SECONDS)
         iterator = _DeepIterator(self)
         self._running = ref(iterator)
         return iterator

@@ -42,6 +42,7 @@ from onetake.stream.counters import Count, Counters, Spent, spending
 from onetake.stream.damage import ON_ERROR, Damage, check_bad_fraction
 from onetake.stream.memory import plan_memory
 from onetake.stream.metadata import SampleMetadata
+from onetake.stream.ranks import joined_ranks
 from onetake.stream.reader import ClipPlace, LaneReader, LaneTurn
 from onetake.stream.sample import (
     LAYOUTS,
@@ -197,7 +198,6 @@ class VideoDataset(CachedDataset):
             cache_limit = check_cache_limit(cache_limit, streams)
         ranks_of_node = max(world.ranks_per_node, replication)  # that read different lanes, and those again
         lanes_of_node = -(-lanes[0] * lanes[1] * times * ranks_of_node // world.num_ranks)
-        cache_limit, name = open_caches(streams, world, cache_limit, lanes_of_node, predownload)
         self.metadata = SampleMetadata(streams)
         self.form = SampleForm(layout, clips_per_sample)
         self.transform = transform
@@ -207,20 +207,21 @@ class VideoDataset(CachedDataset):
         self.resume = resume
         self._damage = Damage(on_error, max_bad_fraction, sum(len(stream.index.videos) for stream in streams))
         self._reader: LaneReader | None = None
-        host = dict(
-            name=name,
-            streams=streams,
-            batch_size=batch_size,
-            shuffle=shuffle,
-            shuffle_seed=shuffle_seed,
-            predownload=predownload,
-            **kwargs,
-        )
-        self._init_host(host)
+        with joined_ranks() as gather:
+            cache_limit, name = open_caches(gather, streams, world, cache_limit, lanes_of_node, predownload)
+            self._init_host(
+                name=name,
+                streams=streams,
+                batch_size=batch_size,
+                shuffle=shuffle,
+                shuffle_seed=shuffle_seed,
+                predownload=predownload,
+                **kwargs,
+            )
         self.cache_limit = cache_limit
         self._init_order(lanes)
 
-    def _init_host(self, arguments: dict[str, Any]) -> None:
+    def _init_host(self, **arguments: Any) -> None:
         deadline = time.monotonic() + 20
         while True:
             try:
