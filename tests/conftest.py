@@ -33,13 +33,15 @@ MANY_FILES = 200  # open ones, and shared memory
 @pytest.fixture(autouse=True)
 def leave_nothing_behind() -> Iterator[None]:
     """Composer leaves its process group and environment, Hydra its settings of logging; the next test, of another
-    framework, must not see them. What Composer trained with it keeps until the process ends, closed or not: a thousand
-    tests would open more files than a process may."""
+    framework, must not see them. What was trained with Composer and torch keep until the process ends, trainers closed
+    or not: a thousand tests would open more files than a process may."""
     level = logging.root.level
     yield
     logging.root.setLevel(level)
     if engine := sys.modules.get("composer.core.engine"):
         atexit.unregister(engine.Engine._close)
+    if states := sys.modules.get("torch.distributed.checkpoint.state_dict"):
+        states._get_fqns.cache_clear()
     if len(os.listdir("/proc/self/fd")) > MANY_FILES:
         gc.collect()  # datasets that hang on their trainers in a circle
     if torch.distributed.is_initialized():
