@@ -207,25 +207,25 @@ class VideoDataset(CachedDataset):
         self.resume = resume
         self._damage = Damage(on_error, max_bad_fraction, sum(len(stream.index.videos) for stream in streams))
         self._reader: LaneReader | None = None
+        host = dict(
+            streams=streams,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            shuffle_seed=shuffle_seed,
+            predownload=predownload,
+            **kwargs,
+        )
         with joined_ranks() as gather:
             cache_limit, name = open_caches(gather, streams, world, cache_limit, lanes_of_node, predownload)
-            self._init_host(
-                name=name,
-                streams=streams,
-                batch_size=batch_size,
-                shuffle=shuffle,
-                shuffle_seed=shuffle_seed,
-                predownload=predownload,
-                **kwargs,
-            )
+            self._init_host(name, host)
         self.cache_limit = cache_limit
         self._init_order(lanes)
 
-    def _init_host(self, **arguments: Any) -> None:
+    def _init_host(self, name: str, arguments: dict[str, Any]) -> None:
         deadline = time.monotonic() + 20
         while True:
             try:
-                super().__init__(**arguments)
+                super().__init__(name=name, **arguments)
                 return
             except FileExistsError:  # another job took the same shared memory at the same moment
                 if World.detect().num_ranks > 1 or time.monotonic() > deadline:
