@@ -68,13 +68,12 @@ def _take_prefix(hosts: Callable[..., Any], *arguments: Any) -> Any:
     would keep all of it open until the process ends."""
     opened: list[SharedMemory] = []
 
-    class Noted(SharedMemory):
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments)
-            opened.append(self)
+    def noted(*arguments: Any) -> SharedMemory:
+        opened.append(SharedMemory(*arguments))
+        return opened[-1]
 
     own = None
-    streaming_prefix.SharedMemory = Noted  # type: ignore[misc]
+    streaming_prefix.SharedMemory = noted  # type: ignore[assignment, misc]
     try:
         prefix, own = hosts(*arguments)
         return prefix, own
