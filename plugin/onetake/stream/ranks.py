@@ -2,48 +2,80 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from itertools import count
 
-import numpy as np
-import torch
-from streaming.base.distributed import maybe_init_dist
+import torch.distributed as dist
+from streaming.base.distributed import all_gather_object, get_rank, get_world_size
+from torch.cuda import is_available as has_cuda
+from torch.distributed.rendezvous import rendezvous
 
 __all__ = ["Gather", "joined_ranks"]
 
 Gather = Callable[[str], list[str]]  # what this rank says -> what each rank says
 
-_MAX_BYTES = 1 << 12
+_LEAVING_SECONDS = 30.0  # that ranks which have not failed may be apart
+_numbers = count()  # every rank makes the same datasets
 
 
 @contextmanager
 def joined_ranks() -> Iterator[Gather]:
-    """Give a function by which ranks tell one another a text of up to 4 KiB (what is longer is cut off).
+    """Give a function by which ranks tell one another a text.
 
-    Where nobody has initialized torch.distributed yet, it is for as long as this lasts, as StreamingDataset does it
-    for itself: so that happens once per dataset, not twice in a row.
+    Where nobody has initialized torch.distributed yet, it is for as long as this lasts, as StreamingDataset would do it
+    for itself. That begins anew what others began before at the same address, which goes wrong by chance in two ways:
+    a rank that is ahead meets the server that the first rank is about to end; and a group that is ended right after
+    a collective waits for ever, as its threads need Python's lock to let go of tensors while its destructor holds it
+    (torch 2.7, ProcessGroupGloo). So ranks leave together, and what they say goes through the server, not the group.
     """
-    began = maybe_init_dist()
-    # A group must not be destroyed while its threads hold the last reference to a tensor that Python knows: to let it
-    # go they need the lock that the destructor holds while it waits for them (torch 2.7, ProcessGroupGloo).
-    kept: list[torch.Tensor] = []
-
-    def gather(text: str) -> list[str]:
-        if not torch.distributed.is_initialized():
-            return [text]
-        data = np.frombuffer(text.encode()[:_MAX_BYTES], np.uint8)
-        mine = torch.zeros(_MAX_BYTES, dtype=torch.uint8)
-        mine[: len(data)] = torch.from_numpy(data.copy())
-        if torch.distributed.get_backend() == "nccl":
-            mine = mine.cuda()
-        every = [torch.empty_like(mine) for _ in range(torch.distributed.get_world_size())]
-        kept.extend([mine, *every])
-        torch.distributed.all_gather(every, mine)
-        return [told.cpu().numpy().tobytes().rstrip(b"\0").decode(errors="ignore") for told in every]
-
+    if dist.is_initialized() or get_world_size() == 1:
+        yield all_gather_object
+        return
+    meeting = _Meeting()
     try:
-        yield gather
+        yield meeting.gather
     finally:
-        if began:
-            torch.distributed.destroy_process_group()
-        kept.clear()
+        meeting.end()
+
+
+class _Meeting:
+    """A group of all ranks, and the store that it met by."""
+
+    def __init__(self) -> None:
+        store, self._rank, self._size = next(rendezvous("env://", get_rank(), get_world_size()))
+        self._line = self._open_line()
+        store = dist.PrefixStore(f"onetake/{next(_numbers)}", store)  # a launcher's store has what was said before
+        self._stores = [store]
+        self._gathered = 0
+        backend = "nccl" if has_cuda() and dist.is_nccl_available() else "gloo"  # as StreamingDataset chooses it
+        dist.init_process_group(backend, store=dist.PrefixStore("group", store), rank=self._rank, world_size=self._size)
+
+    def _open_line(self) -> socket.socket | None:
+        """A connection to the first rank's server, which it closes when it ends."""
+        if self._rank == 0 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            return None  # the latter's server is the launcher's, and goes on
+        return socket.create_connection((os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])), _LEAVING_SECONDS)
+
+    def gather(self, text: str) -> list[str]:
+        """What each rank says; returns once all have."""
+        (store,) = self._stores
+        self._gathered += 1
+        store.set(f"{self._gathered}/{self._rank}", text)
+        return [store.get(f"{self._gathered}/{rank}").decode() for rank in range(self._size)]
+
+    def end(self) -> None:
+        """End the group and the server, and return when no other rank can meet it any more."""
+        dist.destroy_process_group()
+        store = self._stores.pop()  # no traceback keeps it
+        with suppress(RuntimeError):  # a rank is gone
+            store.set(f"left/{self._rank}", "")
+            if self._rank == 0:
+                left = [f"left/{rank}" for rank in range(self._size)]
+                store.wait(left, timedelta(seconds=_LEAVING_SECONDS))
+        if self._line is not None:
+            with suppress(OSError), self._line:
+                self._line.recv(1)
