@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def quiet_port() -> int:
+    """A free port to listen at, out of those that the system gives to no one by itself: between the time when one of
+    these is found free and the time when somebody listens there, another process may have got it."""
+    for port in random.sample(range(20_000, 30_000), 100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no free port")
 
 
 @contextmanager
 def moto_server(log: Path) -> Iterator[str]:
     """The URL of moto's S3 server, in a process of its own, which writes a line for each request to ``log``."""
-    port = free_port()
+    port = quiet_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     small_pages = {**os.environ, "MOTO_S3_DEFAULT_MAX_KEYS": "3"}  # so that every list has several
     with log.open("wb") as file:

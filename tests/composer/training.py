@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-import random
-import socket
 import subprocess
 import sys
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ from composer.utils import dist
 from onetake.composer import ExactResume, video_data_spec
 from tests.helpers import SPEC, record
 from tests.resume_check import EPOCHS, Batches, Job, from_arguments, read_ranks, to_arguments, together, write_rank
+from tests.servers import quiet_port
 
 DATASET = {"clips": SPEC, "frame_size": None, "num_canonical_lanes": 8}
 
@@ -90,7 +88,7 @@ def two_ranks(folder: Path, root: Path, jobs: Sequence[Job]) -> list[Batches]:
     """What two ranks saw, started by Composer's launcher as ``composer -n 2`` does; job by job."""
     here = Path(__file__).parents[2]
     outputs = [f"--{name}={root}/rank{{rank}}.{name}" for name in ("stdout", "stderr")]
-    launcher = [sys.executable, "-m", "composer.cli.launcher", "-n", "2", f"--master_port={_quiet_port()}", *outputs]
+    launcher = [sys.executable, "-m", "composer.cli.launcher", "-n", "2", f"--master_port={quiet_port()}", *outputs]
     subprocess.run(
         [*launcher, "-m", "tests.composer.training", *to_arguments(folder, root, jobs)],
         cwd=here,
@@ -99,16 +97,6 @@ def two_ranks(folder: Path, root: Path, jobs: Sequence[Job]) -> list[Batches]:
         timeout=280,
     )
     return [together(batches) for batches in read_ranks(root)]
-
-
-def _quiet_port() -> int:
-    """A free port for the ranks to meet at, out of those that the system gives to no one by itself: between the time
-    when one of these is found free and the time when a rank listens there, another process may have got it."""
-    for port in random.sample(range(20_000, 30_000), 100):
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise OSError("no free port")
 
 
 def main() -> None:

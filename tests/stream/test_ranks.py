@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import torch
 
 from onetake.stream.ranks import joined_ranks
+from tests.servers import quiet_port
 
 TIMES = 60  # what goes wrong by chance did once in twenty to two hundred times
 RANK = """
@@ -52,9 +52,7 @@ def check(folder: Path) -> None:
 
 
 def test_two_ranks_meet_again_and_again(tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
-    world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(quiet_port())}
     ranks = [
         subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", RANK, str(TIMES), str(tmp_path)],

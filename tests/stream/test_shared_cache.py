@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -25,6 +24,7 @@ from onetake.stream.ledger import LEDGER_FOLDER
 from onetake.stream.shared_cache import CachedSegment, SharedCache, Standing
 from onetake.stream.takeover import MARKER, claim_folder
 from tests.helpers import make_loader, record
+from tests.servers import quiet_port
 
 CHILD = """
 import sys, time
@@ -385,9 +385,7 @@ except CacheError as error:
 
 
 def test_a_cache_that_one_rank_cannot_use_stops_them_all(remote, tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(quiet_port())}
     arguments = [sys.executable, "-W", "ignore", "-c", RANK, str(Path(__file__).parents[2]), str(remote), str(tmp_path)]
     ranks = [
         subprocess.Popen(
