@@ -1,15 +1,20 @@
-"""The demo's parts; the whole of it is `make demo`."""
+"""The demo's parts, and the whole of it, as `make demo` runs it."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 
 from onetake.cli.demo import demo_command
 from onetake.cli.demo_composer import DiaryCallback, write_recipe
 from onetake.cli.demo_model import DriftNetwork
-from onetake.cli.demo_report import Run, read_run, wanted_spans
+from onetake.cli.demo_report import Run, contact_sheet, read_run, wanted_spans
 from onetake.cli.demo_settings import NETWORK, RunSettings
 from onetake.composer.recipe import check_recipe, load_recipe
 from onetake.core.errors import OnetakeError
@@ -55,6 +60,16 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
     assert (tmp_path / "mine.mp4").exists()
 
 
+def test_the_sheet_shows_the_batch_that_was_trained_on(tmp_path):
+    video = np.zeros((2, 3, 3, 8, 10), np.float32)
+    video[1, 2, 0] = 0.6  # of the second clip, the last frame is red
+    np.savez(tmp_path / "batch.npz", video=video, label=["left", "up"])
+    contact_sheet(tmp_path / "batch.npz", tmp_path / "sheet.png")
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    assert (sheet == (153, 0, 0)).all(-1).sum() == 4 * 8 * 10
+    assert (sheet == 0).all(-1).sum() >= 5 * 4 * 8 * 10
+
+
 def test_the_network_sees_motion_alone():
     video = torch.rand(2, 3, 8, 48, 48)
     model = DriftNetwork(4).eval()
@@ -73,3 +88,21 @@ def test_the_recipe_is_the_shipped_one_with_the_demos_settings(tmp_path):
     assert plan.train.arguments["local"] == "videos/train"
     assert plan.model.arguments["network"] == NETWORK
     assert [entry.target for entry in plan.callbacks][-1] is DiaryCallback
+
+
+@pytest.mark.timeout(900)
+def test_all_of_it(tmp_path):
+    done = subprocess.run(
+        [Path(sys.executable).with_name("onetake"), "demo", "--out", str(tmp_path / "demo"), "--json"],
+        capture_output=True,
+        text=True,
+        timeout=800,
+    )
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    for leg in (summary, summary["composer"]):
+        assert leg["clip_ids_equal"]
+        assert leg["went_on_where_the_checkpoint_says"]
+    for picture in ("contact_sheet", "loss_curve"):
+        with Image.open(summary[picture]) as drawn:
+            assert min(drawn.size) > 500

@@ -80,9 +80,15 @@ def wanted_spans(run: Run, extent: int, hop: int) -> tuple[int, int]:
 
 
 def contact_sheet(batch: Path, out: Path) -> None:
-    """One batch as a PNG: a row per clip, its frames from left to right."""
+    """One batch as a PNG: a row per clip, its frames from left to right.
+
+    Args:
+        batch: a file with "video", float [B, T, C, H, W] in 0..1, and "label" [B].
+        out: the picture.
+    """
     with np.load(batch) as data:
-        videos = data["video"].transpose(0, 1, 3, 4, 2).repeat(_ENLARGED, 2).repeat(_ENLARGED, 3)
+        pictures = (data["video"] * 255).round().astype(np.uint8).transpose(0, 1, 3, 4, 2)
+        videos = pictures.repeat(_ENLARGED, 2).repeat(_ENLARGED, 3)
         rows = [SheetRow(str(label), video) for video, label in zip(videos, data["label"], strict=True)]
     draw_sheet("One batch: a clip in each row, from a different place of the videos", rows, out)
 
