@@ -81,6 +81,7 @@ WHOLE = {
 }
 SHORT = {"refresh_cut.mkv", "cut_front.mp4"}  # too short to be cut
 HOW = {"shard_size": 1 << 16, "segment_seconds": 0.7, "overlap": 0.5, "workers": 1}
+LOCK = "/".join(["onetake", "work", "lock.json"])  # below a pack's root, while somebody writes it
 
 
 @pytest.fixture(scope="module")
@@ -209,25 +210,25 @@ def test_from_a_bucket_into_a_bucket(tmp_path, s3, s3_client):
     arguments = [sys.executable, "-c", KILLED, "4", "pack", source, f"{out}/killed", *COMMAND]
     assert subprocess.run(arguments, capture_output=True, timeout=60).returncode == -signal.SIGKILL
     left = objects("killed/")
-    assert "onetake/work/lock.json" in left
+    assert LOCK in left
     assert "index.json" not in left
     report = pack_videos(source, f"{out}/killed", **HOW)
     assert report.reused > 0
     assert objects("killed/") == whole
     holder = {"owner": "elsewhere 1 1", "seconds": time.time()}
-    s3_client.put_object(Bucket=bucket, Key="taken/onetake/work/lock.json", Body=json.dumps(holder))
+    s3_client.put_object(Bucket=bucket, Key=f"taken/{LOCK}", Body=json.dumps(holder))
     with pytest.raises(SourceError, match=r"another process \(elsewhere 1 1\) writes a pack to"):
         pack_videos(source, f"{out}/taken", **HOW)
     s3_client.delete_object(Bucket=source.removeprefix("s3://"), Key="packets.bin")
     with pytest.raises(IndexFileError, match=r"holds no packets\.bin: run `onetake index` again"):
         pack_videos(source, f"{out}/unread", **HOW)
     before = {"owner": f"{socket.gethostname()} {os.getpid()} 1", "seconds": time.time()}
-    s3_client.put_object(Bucket=bucket, Key="again/onetake/work/lock.json", Body=json.dumps(before))
+    s3_client.put_object(Bucket=bucket, Key=f"again/{LOCK}", Body=json.dumps(before))
     with PackTarget(open_storage(f"{out}/again"), "key").locked():  # a container that was started again
         pass
     first = PackTarget(open_storage(f"{out}/again"), "key")
     with first.locked():
-        s3_client.put_object(Bucket=bucket, Key="again/onetake/work/lock.json", Body=json.dumps(holder))
+        s3_client.put_object(Bucket=bucket, Key=f"again/{LOCK}", Body=json.dumps(holder))
         with pytest.raises(SourceError, match=r"another process \(elsewhere 1 1\) writes a pack to"):
             first.record(PackedShard(0, {}, "", ()))
 
