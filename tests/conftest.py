@@ -33,7 +33,7 @@ MANY_FILES = 200  # open ones, and shared memory
 @pytest.fixture(autouse=True)
 def leave_nothing_behind() -> Iterator[None]:
     """Composer leaves its process group and environment, Hydra its settings of logging; the next test, of another
-    framework, must not see them. What was trained with Composer and torch keep until the process ends, trainers closed
+    framework, must not see them. What was trained with, Composer and torch keep until the process ends, trainers closed
     or not: a thousand tests would open more files than a process may."""
     level = logging.root.level
     yield

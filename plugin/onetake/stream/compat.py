@@ -33,7 +33,7 @@ from onetake.core.errors import OnetakeError
 from onetake.core.values import check_count
 from onetake.stream.flag import SharedFlag
 
-__all__ = ["HostDataset", "HostLoader", "World"]
+__all__ = ["HostDataset", "HostLoader", "World", "launcher_has_store"]
 
 _OF_ONE_PROCESS = ("_cache_filelock", "_executor", "_iterator")
 _HOST_LOCK = Lock()
@@ -63,6 +63,17 @@ class _Spanner:
         return shard, int(index) - (int(self._stops[shard - 1]) if shard else 0)
 
 
+def launcher_has_store() -> bool:
+    """Whether ranks meet by a server of torch's launcher, and not of the first rank's."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
+def _close(memory: SharedMemory) -> None:
+    """Close shared memory now, where the host does when the process ends; whoever made it deletes it."""
+    memory.cleanup()
+    atexit.unregister(memory.cleanup)
+
+
 def _take_prefix(hosts: Callable[..., Any], *arguments: Any) -> Any:
     """The host's ``get_shm_prefix``. To find a free name it opens the shared memory of the datasets that are there, and
     would keep all of it open until the process ends."""
@@ -81,8 +92,7 @@ def _take_prefix(hosts: Callable[..., Any], *arguments: Any) -> Any:
         streaming_prefix.SharedMemory = SharedMemory  # type: ignore[misc]
         for memory in opened:
             if memory is not own:
-                memory.cleanup()
-                atexit.unregister(memory.cleanup)
+                _close(memory)
 
 
 @contextmanager
@@ -266,11 +276,8 @@ class HostDataset(StreamingDataset):
             self._shard_access_times.shm,
             self._locals_shm,  # last: from then on another job may have the name
         ):
-            try:
-                memory.cleanup()
-                atexit.unregister(memory.cleanup)
-            except BufferError:  # a thread of an abandoned iteration looks at it still
-                pass
+            with suppress(BufferError):  # a thread of an abandoned iteration looks at it still
+                _close(memory)
 
     def __del__(self) -> None:
         with suppress(Exception):  # modules may be gone when the process ends

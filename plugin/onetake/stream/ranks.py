@@ -14,6 +14,8 @@ from streaming.base.distributed import all_gather_object, get_rank, get_world_si
 from torch.cuda import is_available as has_cuda
 from torch.distributed.rendezvous import rendezvous
 
+from onetake.stream.compat import launcher_has_store
+
 __all__ = ["Gather", "joined_ranks"]
 
 Gather = Callable[[str], list[str]]  # what this rank says -> what each rank says
@@ -49,28 +51,28 @@ class _Meeting:
         store, self._rank, self._size = next(rendezvous("env://", get_rank(), get_world_size()))
         self._line = self._open_line()
         store = dist.PrefixStore(f"onetake/{next(_numbers)}", store)  # a launcher's store has what was said before
-        self._stores = [store]
+        self._store = store
         self._gathered = 0
         backend = "nccl" if has_cuda() and dist.is_nccl_available() else "gloo"  # as StreamingDataset chooses it
         dist.init_process_group(backend, store=dist.PrefixStore("group", store), rank=self._rank, world_size=self._size)
 
     def _open_line(self) -> socket.socket | None:
         """A connection to the first rank's server, which it closes when it ends."""
-        if self._rank == 0 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-            return None  # the latter's server is the launcher's, and goes on
+        if self._rank == 0 or launcher_has_store():
+            return None  # the launcher's goes on
         return socket.create_connection((os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])), _LEAVING_SECONDS)
 
     def gather(self, text: str) -> list[str]:
         """What each rank says; returns once all have."""
-        (store,) = self._stores
         self._gathered += 1
-        store.set(f"{self._gathered}/{self._rank}", text)
-        return [store.get(f"{self._gathered}/{rank}").decode() for rank in range(self._size)]
+        self._store.set(f"{self._gathered}/{self._rank}", text)
+        return [self._store.get(f"{self._gathered}/{rank}").decode() for rank in range(self._size)]
 
     def end(self) -> None:
         """End the group and the server, and return when no other rank can meet it any more."""
         dist.destroy_process_group()
-        store = self._stores.pop()  # no traceback keeps it
+        store = self._store
+        del self._store  # a traceback may keep this object; the server ends with the last of its stores
         with suppress(RuntimeError):  # a rank is gone
             store.set(f"left/{self._rank}", "")
             if self._rank == 0:
