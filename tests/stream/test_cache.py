@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -211,11 +213,25 @@ def test_workers_that_live_on_go_on_once_the_video_is_back(remote, tmp_path):
         remote, 2, {"persistent_workers": True}, remote=remote, local=tmp_path / "cache", predownload=2
     )
     moved = (remote / "sub" / "d.mp4").rename(remote / "sub" / "away")
-    for _ in range(2):
+    for _ in range(20):  # a worker may still be in one iteration when the next begins
         with pytest.raises(SourceError, match="'sub/d.mp4'"):
             list(loader)
     moved.rename(remote / "sub" / "d.mp4")
     assert sum(len(record(batch)) for batch in loader) == loader.dataset.num_clips
+
+
+def test_the_workers_of_a_loader_that_failed_end_with_it(remote, tmp_path):
+    loader = make_loader(remote, 1, {"persistent_workers": True}, remote=remote, local=tmp_path / "cache")
+    (remote / "sub" / "d.mp4").unlink()
+    others = multiprocessing.active_children()
+    with pytest.raises(SourceError, match="'sub/d.mp4'"):
+        list(loader)
+    workers = [child for child in multiprocessing.active_children() if child not in others]
+    gone = weakref.ref(loader)
+    del loader  # nothing else holds it, until a garbage collection that may never come
+    assert gone() is None
+    assert workers
+    assert not any(worker.is_alive() for worker in workers)
 
 
 def test_a_cache_that_cannot_be_written(numbered, tmp_path):

@@ -252,9 +252,9 @@ class HostDataset(StreamingDataset):
         return self._event.is_set()
 
     def clear_failure(self) -> None:
-        """Forget a failure of an earlier iteration."""
-        self._event.clear()  # type: ignore[attr-defined]
-        self._failure = None
+        """Forget a failure of an earlier iteration. Workers that are late, and still in it, don't."""
+        self._event.begin()  # type: ignore[attr-defined]
+        self._join_iteration()
 
     def release(self) -> None:
         """Give back the shared memory; the dataset cannot be used after. Done when it is garbage collected.
@@ -327,9 +327,6 @@ class HostDataset(StreamingDataset):
         except Exception as error:
             self._failure = error
             self._event.set()
-        if it.prepare_index < it.total:
-            # What is left never comes; a new iteration may have forgotten the failure before this one looks for it.
-            it.non_blocking_exit()
         it.on_exit()  # also after a failure: _Iterator.exit() waits for this thread
 
     def _ready_thread(self, it: _Iterator) -> None:
@@ -361,8 +358,16 @@ class HostDataset(StreamingDataset):
                 self.__dict__.pop(name, None)
         self._iterating_pid = os.getpid()
 
-    def __iter__(self) -> Iterator[Any]:
+    def _join_iteration(self) -> None:
+        """Have this process in the latest iteration, and no thread of it in an earlier one."""
         self._drop_inherited()
+        if "_iterator" in self.__dict__:
+            self._iterator.exit()  # as the host does, but before it could take this iteration's flag for its own
+        self._event.join()  # type: ignore[attr-defined]
+        self._failure = None
+
+    def __iter__(self) -> Iterator[Any]:
+        self._join_iteration()
         mine = None
         try:
             for sample in super().__iter__():

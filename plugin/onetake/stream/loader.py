@@ -122,7 +122,10 @@ class VideoLoader(HostLoader):
             except StopIteration:
                 return
             if isinstance(batch, WorkerFailure):
-                raise batch.error
+                try:
+                    raise batch.error
+                finally:
+                    del batch, batches  # they hold the error, and its traceback this frame: a cycle keeps workers alive
             self.clock.got()
             if not self._batches_in_epoch:
                 self.batch_bytes = _num_bytes(batch)
