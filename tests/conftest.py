@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from onetake.decode.build import index_videos
 from onetake.decode.synthetic import write_numbered_video
@@ -25,6 +26,11 @@ from tests.servers import local_ray, moto_server
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # ranks meet on loopback, not on what the host's name resolves to
 torch.set_num_threads(1)
+
+# The same examples in every run, however slow the machine is; `pytest --hypothesis-profile=explore` looks for new ones.
+settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("same", settings.get_profile("explore"), derandomize=True)
+settings.load_profile("same")
 
 DISTRIBUTED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 MANY_FILES = 200  # open ones, and shared memory

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 import zlib
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,15 @@ def make_loader(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # lanes that don't divide are one of the things tested
         return VideoLoader(VideoDataset(**arguments), num_workers, **(loader or {}))
+
+
+def bytes_in(folder: Path, pattern: str = "*") -> int:
+    """What the files below it weigh, while others write and delete them."""
+    total = 0
+    for path in folder.rglob(pattern):
+        with suppress(FileNotFoundError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total
 
 
 def check_going_on(folder: Path, workers: int, epochs: list[list[Any]], trained: int, **dataset: Any) -> None:

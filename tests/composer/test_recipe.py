@@ -20,6 +20,7 @@ from onetake.core.errors import ConfigError
 from onetake.core.shipped import shipped_folder
 from onetake.stream.selection import Selection
 from tests.composer.recipe_runs import Scale, Seen, name_it, write_videos
+from tests.servers import quiet_port
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(path.name for path in shipped_folder("recipes").glob("*.yaml"))
@@ -85,7 +86,8 @@ def test_shipped_recipes_run(recipe, videos, capsys):
 
 def test_two_processes_share_a_global_batch(videos, tmp_path):
     more = ["device_train_batch_size=null", "global_train_batch_size=4", f"save_folder={tmp_path}", "save_interval=1ba"]
-    done = run("composer.cli", "-n", "2", "-m", "onetake.composer.train", "classify.yaml", *overrides(videos), *more)
+    launcher = ("composer.cli", "-n", "2", f"--master_port={quiet_port()}", "-m", "onetake.composer.train")
+    done = run(*launcher, "classify.yaml", *overrides(videos), *more)
     assert done.returncode == 0, done.stderr
     assert "trained 2 steps, 8 clips" in done.stdout
     assert done.stdout.count("precision:") == 1

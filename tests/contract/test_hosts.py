@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import inspect
+import multiprocessing
 import os
 import time
 from pathlib import Path
@@ -112,6 +113,8 @@ def test_a_dataset_that_is_gone_leaves_nothing_open(numbered, iterated):
 
     def open_files() -> list[str]:
         gc.collect()
+        for worker in multiprocessing.active_children():  # torch waits 5 s for them, and then kills those that are late
+            worker.join(60)
         names = (Path("/proc/self/fd") / name for name in os.listdir("/proc/self/fd"))
         return sorted(os.readlink(name) for name in names if name.is_symlink())
 

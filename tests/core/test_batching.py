@@ -18,7 +18,7 @@ from onetake.core.draw import draw_runs, run_order
 from onetake.core.order import EpochOrder, num_batches, worker_batches
 from tests.core.test_order import Sample, samples
 
-law = settings(deadline=None, max_examples=120)
+law = settings(max_examples=120)
 
 
 class World(NamedTuple):

@@ -14,7 +14,7 @@ from onetake.core.clips import ClipSpec
 from onetake.core.errors import OnetakeError, SpecError
 from tests.core.grids import specs_by_frames
 
-law = settings(deadline=None, max_examples=150)
+law = settings(max_examples=150)
 
 
 def starts(spec: ClipSpec, video_frames: int) -> list[int]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from onetake.core.draw import ClipIds, draw_of_videos, draw_runs, pick_clips, run_order, video_keys
 from onetake.core.errors import SpecError
 
-law = settings(deadline=None, max_examples=120)
+law = settings(max_examples=120)
 
 
 # Draws

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from onetake.core.errors import IndexFileError
 from onetake.core.index import DISCARD, KEYFRAME, PacketTable, Video, VideoIndex
 
-law = settings(deadline=None, max_examples=100)
+law = settings(max_examples=100)
 
 COLUMNS = ("offset", "size", "pts", "frame", "flags", "check")
 big = st.integers(0, 2**46)  # 64 TiB into a file

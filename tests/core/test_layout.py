@@ -16,7 +16,7 @@ from onetake.core.clips import MAX_FRAMES, ClipSpec
 from onetake.core.layout import Grid, Layout
 from tests.core.grids import Times, make_index, specs_by_frames, timeline
 
-law = settings(deadline=None, max_examples=150)
+law = settings(max_examples=150)
 
 rates = st.fractions(Fraction(1, 3), 40, max_denominator=1001)
 timed = st.builds(

@@ -23,7 +23,7 @@ from onetake.core.order import (
     worker_batches,
 )
 
-law = settings(deadline=None, max_examples=120)
+law = settings(max_examples=120)
 
 lanes_of_any_size = st.builds(
     Lanes, num_clips=st.integers(0, 200), slots=st.integers(1, 9), phases=st.integers(1, 8)

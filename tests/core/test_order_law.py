@@ -23,7 +23,7 @@ from onetake.core.order import (
     worker_batches,
 )
 
-law = settings(deadline=None, max_examples=80)
+law = settings(max_examples=80)
 
 
 class World(NamedTuple):

@@ -11,7 +11,7 @@ from onetake.core.errors import SpecError
 from onetake.core.index import KEYFRAME, PacketTable
 from onetake.core.packing import PackSpec, TranscodeSpec, cut_video, gather, parse_bytes
 
-law = settings(deadline=None, max_examples=100)
+law = settings(max_examples=100)
 TICK = 40  # of a millisecond's clock: 25 frames a second
 
 

@@ -13,7 +13,7 @@ from onetake.core.layout import Layout
 from onetake.core.spans import span_index, span_keyframes
 from tests.core.grids import Times, make_index, specs_by_frames, timeline
 
-law = settings(deadline=None, max_examples=150)
+law = settings(max_examples=150)
 
 timed = st.builds(
     ClipSpec,

@@ -20,7 +20,7 @@ from onetake.core.state import (
     unpack_cursors,
 )
 
-law = settings(deadline=None, max_examples=150)
+law = settings(max_examples=150)
 
 video_ids = st.sampled_from(["a.mp4", "sub/b.mkv", "ü b.mov", ""]) | st.text(max_size=8)
 cursors = st.lists(st.none() | st.tuples(video_ids, st.integers(0, 2**40)), max_size=30)

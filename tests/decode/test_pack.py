@@ -35,6 +35,7 @@ from onetake.storage.base import StorageError
 from onetake.storage.local import LocalStorage
 from onetake.storage.open import open_storage
 from onetake.storage.s3 import S3Storage
+from tests.killing import kill_onetake
 from tests.zoo import sequential, write_zoo
 
 CUT = {
@@ -207,7 +208,7 @@ def test_from_a_bucket_into_a_bucket(tmp_path, s3, s3_client):
         return dict(zip((key.removeprefix(prefix) for key in keys), bodies, strict=True))
 
     assert objects("whole/") == whole
-    arguments = [sys.executable, "-c", KILLED, "4", "pack", source, f"{out}/killed", *COMMAND]
+    arguments = [sys.executable, "-c", KILLED, "4", "pack", source, f"{out}/killed", *COMMAND, *ALONE]
     assert subprocess.run(arguments, capture_output=True, timeout=60).returncode == -signal.SIGKILL
     left = objects("killed/")
     assert LOCK in left
@@ -254,8 +255,8 @@ sys.argv = ["onetake", *sys.argv[2:]]
 from onetake.cli.main import main
 main()
 """
-MAIN = "from onetake.cli.main import main; main(prog_name='onetake')"
-COMMAND = ["--shard-size", "65536", "--segment-seconds", "0.7", "--overlap", "0.5", "--workers", "1", "--json"]
+COMMAND = ["--shard-size", "65536", "--segment-seconds", "0.7", "--overlap", "0.5"]
+ALONE = ["--workers", "1", "--json"]
 
 
 def test_killed_at_any_write_it_goes_on_to_the_same_bytes(videos, tmp_path):
@@ -264,7 +265,7 @@ def test_killed_at_any_write_it_goes_on_to_the_same_bytes(videos, tmp_path):
     pack_videos(videos, whole, **HOW)
     kills = 0
     for writes in (1, 4, 6, 7, 8, 9, 9):
-        arguments = [sys.executable, "-c", KILLED, str(writes), "pack", str(videos), str(out), *COMMAND]
+        arguments = [sys.executable, "-c", KILLED, str(writes), "pack", str(videos), str(out), *COMMAND, *ALONE]
         done = subprocess.run(arguments, capture_output=True, timeout=60, text=True)
         if done.returncode == 0:
             break
@@ -279,16 +280,12 @@ def test_killed_at_any_write_it_goes_on_to_the_same_bytes(videos, tmp_path):
 def test_killed_in_the_middle_of_a_write_nothing_is_left_behind(videos, tmp_path):
     whole, out = tmp_path / "whole", tmp_path / "out"
     pack_videos(videos, whole, **HOW)
-    command = [sys.executable, "-c", MAIN, "pack", str(videos), str(out), *COMMAND[:-3], "--workers", "2"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 60
-        while not list(out.glob("shard.*")) and time.monotonic() < deadline:
-            time.sleep(0.005)
-        process.kill()
+    noted = ("onetake.decode.pack_target", "PackTarget", "record", 2)
+    kill_onetake(tmp_path, noted, "pack", videos, out, *COMMAND, "--workers", 2)
     (out / ".shard.00007.mds.123.part").write_bytes(b"half")  # as a write leaves that is killed midway
     (out / "shard.00008.mds").write_bytes(b"of a run that could not note it any more")
     report = pack_videos(videos, out, **HOW)
-    assert report.reused < report.shards
+    assert report.reused == 2
     assert content(out) == content(whole)
 
 

@@ -17,7 +17,7 @@ from onetake.core.errors import OnetakeError, SpecError
 from onetake.decode.scale import SCALINGS, check_frame_size, check_scaling, converter, scaled_size
 from onetake.decode.synthetic import read_number, write_numbered_video
 
-law = settings(deadline=None, max_examples=150)
+law = settings(max_examples=150)
 
 SIZES = [
     # frame_size, (height, width) of the picture -> scaled to

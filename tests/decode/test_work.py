@@ -5,11 +5,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
 from onetake.core.errors import SourceError
@@ -19,33 +16,11 @@ from onetake.decode.store import INDEX_FILES
 from onetake.decode.synthetic import write_numbered_video
 from onetake.decode.work import WORK
 from onetake.storage.open import open_storage
+from tests.killing import kill_onetake
 
-# Runs `onetake` until the n-th call of a function has returned, then kills itself, and says who its workers were.
-KILLED = """
-import importlib, os, signal, sys
-import psutil
-from onetake.cli.main import main
-
-if __name__ == "__main__":
-    module, owner, name, count = sys.argv[1:5]
-    owner = getattr(importlib.import_module(module), owner) if owner else importlib.import_module(module)
-    original, left = getattr(owner, name), int(count)
-
-    def last(*arguments, **options):
-        global left
-        result = original(*arguments, **options)
-        left -= 1
-        if not left:
-            print(*(child.pid for child in psutil.Process().children(recursive=True)), flush=True)
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
-
-    setattr(owner, name, last)
-    main(sys.argv[5:], prog_name="onetake")
-"""
-KEPT = ("onetake.decode.work", "Work", "keep", "3")
-WRITTEN = ("onetake.decode.index_writer", "", "_write_parquet", "1")
-PUT = ("onetake.storage.s3", "S3Storage", "_put", "3")  # the probe, videos.parquet, segments.parquet
+KEPT = ("onetake.decode.work", "Work", "keep", 3)
+WRITTEN = ("onetake.decode.index_writer", "", "_write_parquet", 1)
+PUT = ("onetake.storage.s3", "S3Storage", "_put", 3)  # the probe, videos.parquet, segments.parquet
 
 
 @pytest.fixture(scope="module")
@@ -69,25 +44,12 @@ def content(location: object) -> dict[str, bytes]:
     return {name: storage.read_all(name) for name in INDEX_FILES}
 
 
-def kill_index(folder: Path, where: tuple[str, ...], *arguments: object) -> None:
-    """`onetake index`, killed; its workers end by themselves."""
-    (folder / "killed.py").write_text(KILLED)
-    command = [sys.executable, folder / "killed.py", *where, "index", *arguments, "--json"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
-    assert done.returncode == -9, done.stderr
-    workers = [psutil.Process(pid) for pid in map(int, done.stdout.split()) if psutil.pid_exists(pid)]
-    _, alive = psutil.wait_procs(workers, timeout=20)
-    for process in alive:
-        process.kill()
-    assert not alive
-
-
 @pytest.mark.parametrize("where, workers, reused", [(KEPT, 1, 3), (KEPT, 2, 3), (WRITTEN, 2, 9)])
 def test_a_killed_run_over_a_folder_is_gone_on_with(videos, tmp_path, where, workers, reused):
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine.txt").write_text("a user's")
-    kill_index(tmp_path, where, videos, "--out", out, "--workers", workers)
+    kill_onetake(tmp_path, where, "index", videos, "--out", out, "--workers", workers)
     assert len(list((out / WORK).glob("*.json"))) == reused
     assert not (out / "index.json").exists()
     report = index_videos(videos, out, workers=1)
@@ -104,7 +66,7 @@ def test_a_killed_run_over_a_bucket_is_gone_on_with(videos, s3, tmp_path, cache,
     for name, data in content(tmp_path / "old").items():
         (tmp_path / name).write_bytes(data)
         open_storage(out).write(name, tmp_path / name)
-    kill_index(tmp_path, where, source, "--out", out, "--workers", workers)
+    kill_onetake(tmp_path, where, "index", source, "--out", out, "--workers", workers)
     (work,) = cache.iterdir()
     assert len(list(work.glob("*.json"))) == reused
     report = index_videos(source, out, workers=1)
@@ -119,7 +81,7 @@ def test_what_was_kept_of_files_that_changed_is_not_used(videos, tmp_path, monke
     folder.mkdir()
     for number in range(3):
         write_numbered_video(folder / f"{number}.mp4", 30, gop=10)
-    kill_index(tmp_path, KEPT, folder, "--workers", 1)
+    kill_onetake(tmp_path, KEPT, "index", folder, "--workers", 1)
     kept = sorted((folder / WORK).glob("*.json"))
     assert len(kept) == 3
     write_numbered_video(folder / "0.mp4", 40, gop=10)
@@ -129,7 +91,7 @@ def test_what_was_kept_of_files_that_changed_is_not_used(videos, tmp_path, monke
     report = index_videos(folder, workers=1)
     assert report.reused == 1
     assert [video.num_frames for video in report.index.videos] == [40, 30, 30]
-    kill_index(tmp_path, KEPT, folder, "--out", tmp_path / "out", "--workers", 1)
+    kill_onetake(tmp_path, KEPT, "index", folder, "--out", tmp_path / "out", "--workers", 1)
     assert index_videos(folder, tmp_path / "out", segment_seconds=1, workers=1).reused == 0
 
 

@@ -21,7 +21,7 @@ from onetake.decode.build import index_videos
 from onetake.decode.synthetic import write_numbered_video
 from onetake.stream.ledger import LEDGER_FOLDER
 from onetake.stream.shard import VideoShard
-from tests.helpers import SPEC, decode_all, make_loader, record
+from tests.helpers import SPEC, bytes_in, decode_all, make_loader, record
 
 
 def listing(folder: Path) -> dict[str, tuple[int, int]]:
@@ -88,7 +88,7 @@ def test_the_cache_stays_within_its_limit_and_originals_stay(remote, tmp_path):
     seen = []
     for batch in loader:
         seen += record(batch)
-        most = max(most, sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*") if path.is_file()))
+        most = max(most, bytes_in(tmp_path / "cache"))
     assert most <= limit
     assert len(segment_files(tmp_path / "cache")) < loader.dataset.num_shards
     assert sorted(seen) == sorted(r for batch in make_loader(remote, **arguments) for r in record(batch))
@@ -111,7 +111,7 @@ def test_a_limit_is_for_the_streams_that_have_a_remote(remote, tmp_path):
     seen, most = [], 0
     for batch in loader(predownload=1, cache_limit=limit):
         seen += record(batch)
-        most = max(most, sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*") if path.is_file()))
+        most = max(most, bytes_in(tmp_path / "cache"))
     assert 0 < most <= limit
     assert sorted(seen) == sorted(r for batch in loader() for r in record(batch))
     assert (listing(remote), listing(tmp_path / "near")) == before
@@ -230,6 +230,8 @@ def test_the_workers_of_a_loader_that_failed_end_with_it(remote, tmp_path):
     gone = weakref.ref(loader)
     del loader  # nothing else holds it, until a garbage collection that may never come
     assert gone() is None
+    for worker in workers:
+        worker.join(60)
     assert workers
     assert not any(worker.is_alive() for worker in workers)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from onetake.stream.cache import Room, default_limit, lane_bytes, limit_on_shared_disk, smallest_limit
@@ -47,7 +47,6 @@ def test_a_default_limit_falls_where_others_fill_the_disk(free, held, limit):
     assert limit_on_shared_disk(800, free, held, least=50) == limit
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.integers(1, 50), min_size=1, max_size=6),
     st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["ahead", "open", "close"])), max_size=60),

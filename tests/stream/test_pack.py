@@ -19,7 +19,7 @@ from onetake.core.errors import IndexFileError, SourceError, SpecError
 from onetake.decode.mds import COLUMNS, index_bytes, shard_entry, write_shard
 from onetake.decode.synthetic import write_numbered_video
 from onetake.storage.local import LocalStorage
-from tests.helpers import check_going_on, decode_all, make_loader, record
+from tests.helpers import bytes_in, check_going_on, decode_all, make_loader, record
 from tests.zoo import write_zoo
 
 ZOO = [
@@ -241,5 +241,5 @@ def test_from_a_bucket_through_a_cache_that_holds_a_part_of_it(numbered, small, 
     found = []
     for batch in loader:
         found += record(batch)
-        assert sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*.mds")) <= limit
+        assert bytes_in(tmp_path / "cache", "*.mds") <= limit
     assert sorted(found) == clips_of(numbered)

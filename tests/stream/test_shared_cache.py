@@ -23,7 +23,7 @@ from onetake.stream import nodes
 from onetake.stream.ledger import LEDGER_FOLDER
 from onetake.stream.shared_cache import CachedSegment, SharedCache, Standing
 from onetake.stream.takeover import MARKER, claim_folder
-from tests.helpers import make_loader, record
+from tests.helpers import bytes_in, make_loader, record
 from tests.servers import quiet_port
 
 CHILD = """
@@ -60,15 +60,6 @@ def another_job(
             job.kill()
         job.wait(20)
         job.stdout.close()
-
-
-def bytes_in(folder: Path) -> int:
-    """What its files weigh, while others write and delete them."""
-    total = 0
-    for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):
-            total += path.stat().st_size if path.is_file() else 0
-    return total
 
 
 @contextmanager
@@ -274,11 +265,12 @@ def test_two_jobs_read_the_same_clips_at_the_same_time(remote, tmp_path):
 
 
 def test_a_machine_does_not_share_a_cache_with_another(remote, tmp_path, monkeypatch):
-    monkeypatch.setattr(nodes, "_WATCH_SECONDS", 4.0)
+    monkeypatch.setattr(nodes, "_WATCH_SECONDS", 60.0)  # until it is refused, at the first touch
     with another_job(remote, tmp_path, batches=1, node="another-boot") as job:
         assert job.stdout.readline() == "waits\n"
         with pytest.raises(CacheError, match="in use by another machine .*Give a local= on a disk of this machine"):
             make_loader(remote, remote=remote, local=tmp_path)
+    monkeypatch.setattr(nodes, "_WATCH_SECONDS", 4.0)
     loader = make_loader(remote, remote=remote, local=tmp_path)  # it is gone, as its mark tells
     assert sum(len(record(batch)) for batch in loader) == loader.dataset.num_clips
 

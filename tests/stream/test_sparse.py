@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter, defaultdict
-from contextlib import suppress
 from itertools import pairwise
 
 import numpy as np
@@ -20,7 +19,7 @@ from onetake.decode.store import read_keyframes
 from onetake.decode.synthetic import read_number, write_numbered_video
 from onetake.stream.arguments import no_clips
 from tests.core.grids import Times, make_index
-from tests.helpers import check_going_on, make_loader, record
+from tests.helpers import bytes_in, check_going_on, make_loader, record
 
 SPARSE = ClipSpec(4, 3, clips_per_video=3)
 JITTER = ClipSpec(4, 3, 20, jitter=True)
@@ -210,15 +209,6 @@ def test_transforms_are_drawn_for_the_clips_true_start(numbered):
 
 
 # In a cache
-
-
-def bytes_in(folder):
-    """What its files weigh, while others write and delete them."""
-    total = 0
-    for path in folder.rglob("*.*"):
-        with suppress(FileNotFoundError):
-            total += path.stat().st_size if path.is_file() else 0
-    return total
 
 
 @pytest.mark.parametrize("spec", RANDOM.values(), ids=RANDOM)

@@ -43,21 +43,17 @@ def test_persistent_workers_take_a_new_depth_into_the_next_epoch(numbered):
     assert [record(batch) for batch in loader] == expected[1]
 
 
-def decoded_ahead(loader, depth):
-    """Clips that the workers have delivered when they have come to rest, one batch being out, at ``depth``."""
-    batches = iter(loader)
-    next(batches)
-    loader.prefetch_factor = depth
-    before = -1.0
-    while before < loader.stats()["clips_delivered"]:
-        before = loader.stats()["clips_delivered"]
-        time.sleep(0.5)
-    return before
-
-
 def test_a_raised_depth_is_filled_at_once(numbered):
     loader = make_loader(numbered, 2, {"prefetch_factor": 1})
-    assert decoded_ahead(loader, 5) == (1 + 2 * 5) * 4
+    batches = iter(loader)
+    next(batches)
+    loader.prefetch_factor = 5
+    ahead = (1 + 2 * 5) * 4
+    deadline = time.monotonic() + 60
+    while loader.stats()["clips_delivered"] < ahead and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    assert loader.stats()["clips_delivered"] == ahead
 
 
 def test_depth_needs_workers_and_a_number(numbered):

@@ -19,7 +19,7 @@ from onetake.stream.checkpoints import read_checkpoint
 EPOCHS = 3
 CHECKPOINT_EVERY = 40
 KILL_AFTER = 10  # steps behind a checkpoint
-COMPOSER_STEPS, COMPOSER_KILL = 120, 90
+COMPOSER_STEPS = 120
 
 
 def train_with_lightning(out: Path, bars: Any) -> tuple[dict[str, Any], Run]:
@@ -88,7 +88,7 @@ def train_with_composer(out: Path, bars: Any, straight: Run) -> dict[str, Any]:
         recipe = write_recipe(given, COMPOSER_STEPS, checkpoints)
         return _run(["onetake.composer.train", str(recipe)], given, bars, f"Composer, {name}", steps, kill_step)
 
-    killed = run("killed", COMPOSER_STEPS, COMPOSER_KILL)
+    killed = run("killed", COMPOSER_STEPS, CHECKPOINT_EVERY + KILL_AFTER)
     checkpoint = checkpoints / "latest-rank0.pt"
     step = read_checkpoint(str(checkpoint))["batches"]
     checkpoint = checkpoint.resolve()  # the link moves on with the next run
