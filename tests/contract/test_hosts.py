@@ -25,7 +25,7 @@ from onetake.stream.stream import VideoStream
 from tests.helpers import make_loader
 
 OVERRIDES = [
-    (HostDataset, "_resume"),
+    (HostDataset, "_resume_incr_epoch"),
     (HostDataset, "_get_work"),
     (HostDataset, "_prepare_thread"),
     (HostDataset, "_ready_thread"),
@@ -99,6 +99,13 @@ def test_the_host_makes_its_spanner_where_ours_takes_its_place():
     assert inspect.getsource(streaming.StreamingDataset.__init__).count("self.spanner = Spanner(") == 1
     for user in ("_prepare_thread", "_ready_thread"):
         assert "shard_id, _ = self.spanner[sample_id]" in inspect.getsource(getattr(streaming.StreamingDataset, user))
+
+
+def test_the_hosts_workers_meet_where_ours_may_not():
+    source = inspect.getsource(streaming.StreamingDataset._resume_incr_epoch)
+    assert source.count("self._resume(self._parallel_worker_world") == 1
+    assert source.count("self._shared_barrier(") == 1
+    assert inspect.getsource(streaming.StreamingDataset.__iter__).count("self._resume_incr_epoch()") == 1
 
 
 def test_the_host_refuses_to_share_a_folder_by_a_name_that_ours_changes():

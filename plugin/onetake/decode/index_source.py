@@ -108,7 +108,7 @@ class IndexSource:
             if len(data) > length:
                 self._ahead[segment + 1] = data[length:]
                 while len(self._ahead) > _KEPT_AHEAD:
-                    self._ahead.pop(next(iter(self._ahead)), None)
+                    self._ahead.pop(next(iter(list(self._ahead)), -1), None)  # threads share it
                 data = data[:length]
         if len(data) < length:
             raise IndexFileError(f"{PACKETS_BIN} is damaged (cut off): run `onetake index` again")

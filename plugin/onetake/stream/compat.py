@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from streaming import StreamingDataLoader, StreamingDataset
 from streaming.base import dataset as streaming_dataset
 from streaming.base.constant import TICK
-from streaming.base.dataset import _Iterator
+from streaming.base.dataset import _Iterator, _IterState
 from streaming.base.shared import SharedMemory
 from streaming.base.shared import prefix as streaming_prefix
 from streaming.base.world import World
@@ -196,6 +196,11 @@ class HostDataset(StreamingDataset):
 
     # What subclasses say.
 
+    @property
+    def is_driven(self) -> bool:
+        """Whether something outside the workers settles what ``resume_point`` says."""
+        raise NotImplementedError
+
     def resume_point(self, presumed_epoch: int) -> tuple[int, int]:
         """(epoch, sample in it) at which this iteration starts; called in every worker."""
         raise NotImplementedError
@@ -288,6 +293,13 @@ class HostDataset(StreamingDataset):
     def _resume(self, world: World, epoch: int) -> tuple[int, int]:
         return self.resume_point(epoch)
 
+    def _resume_incr_epoch(self) -> tuple[int, int]:
+        # The host has all workers of the node meet here, to agree on the epoch. A worker that is killed between its
+        # coming and its going would leave the next ones waiting for ever; those of a single rank have nothing to agree.
+        if self.is_driven and self.node_world.ranks_per_node == 1:
+            return self.resume_point(0)
+        return super()._resume_incr_epoch()
+
     def _get_work(self, epoch: int, sample_in_epoch: int) -> Any:
         return self.epoch_work(epoch, sample_in_epoch, self._parallel_worker_world)
 
@@ -363,12 +375,13 @@ class HostDataset(StreamingDataset):
         self._drop_inherited()
         if "_iterator" in self.__dict__:
             self._iterator.exit()  # as the host does, but before it could take this iteration's flag for its own
+            self._iterator.sample_ids = ()
         self._event.join()  # type: ignore[attr-defined]
         self._failure = None
 
     def __iter__(self) -> Iterator[Any]:
         self._join_iteration()
-        mine = None
+        before, mine = self.__dict__.get("_iterator"), None
         try:
             for sample in super().__iter__():
                 if mine is None:
@@ -385,5 +398,9 @@ class HostDataset(StreamingDataset):
                 raise
             raise self._reason() from None
         finally:
-            if mine is not None:
-                mine.non_blocking_exit()
+            if mine is None and self.__dict__.get("_iterator") is not before:
+                mine = self._iterator  # it has ended before its first sample
+            # As its non_blocking_exit does, but without the lock: the garbage collector may close this iteration in the
+            # thread that holds it.
+            if mine is not None and mine._state == _IterState.ITERATING:
+                mine._state = _IterState.EXITING

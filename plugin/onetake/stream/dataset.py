@@ -207,6 +207,7 @@ class VideoDataset(CachedDataset):
         self.resume = resume
         self._damage = Damage(on_error, max_bad_fraction, sum(len(stream.index.videos) for stream in streams))
         self._reader: LaneReader | None = None
+        self._latest: object = None  # iteration in this process
         host = dict(
             streams=streams,
             batch_size=batch_size,
@@ -243,17 +244,19 @@ class VideoDataset(CachedDataset):
             if not self._begun:
                 self.begin_epoch()
             self._begun = False
-        self._close_reader()  # an abandoned iteration's
-        self.let_all_shards_go()
+        self._latest = latest = object()
         try:
+            self._close_reader()  # an abandoned iteration's
+            self.let_all_shards_go()
             yield from super().__iter__()
         except OnetakeError as error:
-            if get_worker_info() is None or not self._point[4]:
+            if get_worker_info() is None or not self.is_driven:
                 raise
             yield WorkerFailure(error)  # torch would turn it into its own text; the loader raises it as it is
         finally:
-            self._close_reader()
-            self.let_all_shards_go()
+            if self._latest is latest:  # else what there is to close is a later one's, which may be in the middle
+                self._close_reader()
+                self.let_all_shards_go()
 
     def _lane_reader(self) -> LaneReader:
         if self._reader is None or self._reader.inherited:
@@ -394,4 +397,4 @@ class VideoDataset(CachedDataset):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_reader": None, "_order": None}
+        return {**super().__getstate__(), "_reader": None, "_order": None, "_latest": None}

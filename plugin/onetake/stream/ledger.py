@@ -22,7 +22,7 @@ from onetake.stream.shard import remove_cached
 __all__ = ["LEDGER_FOLDER", "Ledger"]
 
 LEDGER_FOLDER = ".onetake"
-_BUSY_SECONDS = 60
+_BUSY_SECONDS = 600  # another job may be deleting what a lower limit leaves no room for
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS owners (name TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value INTEGER);
@@ -145,10 +145,14 @@ class Ledger:
                 f"delete {self.folder}"
             ) from error
 
+    def later(self, work: Work) -> None:
+        """Do ``work`` with the next transaction."""
+        self._postponed.append(work)
+
     def soon(self, work: Work) -> None:
         """Do ``work`` in a transaction: at once, or where this thread is in the middle of another, with the next."""
         if guard.is_mine:
-            self._postponed.append(work)
+            self.later(work)
             return
         with self.transaction() as db:
             work(db)

@@ -106,7 +106,7 @@ class VideoLoader(HostLoader):
         self.clock.begin()
         exhausted = False
         try:
-            yield from self._timed(super().__iter__())
+            yield from self._timed(super().__iter__(), iteration)
             exhausted = True
         finally:
             # Composer does not ask beyond the last batch. Left after one of several, that one may have failed.
@@ -114,8 +114,10 @@ class VideoLoader(HostLoader):
             if iteration == self._iterations and (exhausted or last or self._batches_in_epoch > 1):
                 self.dataset.end_epoch()
 
-    def _timed(self, batches: Iterator[Any]) -> Iterator[Any]:
+    def _timed(self, batches: Iterator[Any], iteration: int) -> Iterator[Any]:
         while True:
+            if iteration != self._iterations:  # it would take the other's batches, or count its own for it
+                raise OnetakeError("this iteration ended when a later one over the same loader began")
             self.clock.asked()
             try:
                 batch = next(batches)

@@ -224,9 +224,13 @@ class OrderedDataset(HostDataset):
         """Note that the iteration is over, at its end or before; loaders call it."""
         self._over = True
 
+    @property
+    def is_driven(self) -> bool:
+        return bool(self._point[4])
+
     def resume_point(self, presumed_epoch: int) -> tuple[int, int]:
-        epoch, sample, _, _, driven = self._point.tolist()
-        if driven or presumed_epoch == epoch:
+        epoch, sample = self._point[:2].tolist()
+        if self.is_driven or presumed_epoch == epoch:
             return epoch, sample
         return presumed_epoch, 0
 

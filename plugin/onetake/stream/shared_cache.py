@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from heapq import merge
 from pathlib import Path
 from time import monotonic, time_ns
@@ -292,7 +294,7 @@ class SharedCache:
     def fetched(self, segment: CachedSegment) -> None:
         """Say that a segment that was ``YOURS`` is there."""
         size = cached_bytes(self.root / segment.folder / segment.name)
-        with self._ledger.transaction() as db:
+        with self._not_fetched_for_ever(segment), self._ledger.transaction() as db:
             db.execute(
                 "UPDATE segments SET bytes = ?, used_at = ?, fetcher = NULL WHERE folder = ? AND name = ?",
                 (size, time_ns(), self._ids[segment.folder], segment.name),
@@ -300,10 +302,23 @@ class SharedCache:
 
     def failed(self, segment: CachedSegment) -> None:
         """Say that a segment that was ``YOURS`` could not be fetched."""
-        with self._ledger.transaction() as db:
-            self._known_holds().pop(segment, None)
-            key = (self._ids[segment.folder], segment.name)
-            db.execute("DELETE FROM segments WHERE folder = ? AND name = ?", key)
+        with self._not_fetched_for_ever(segment), self._ledger.transaction() as db:
+            self._forget_segment(db, segment)
+
+    def _forget_segment(self, db: Database, segment: CachedSegment) -> None:
+        self._known_holds().pop(segment, None)
+        key = (self._ids[segment.folder], segment.name)
+        db.execute("DELETE FROM segments WHERE folder = ? AND name = ?", key)
+
+    @contextmanager
+    def _not_fetched_for_ever(self, segment: CachedSegment) -> Iterator[None]:
+        """Where it can't be said how a fetch went (the disk may be full), say later that it failed: all who want the
+        segment wait until something is said."""
+        try:
+            yield
+        except BaseException:
+            self._ledger.later(partial(self._forget_segment, segment=segment))
+            raise
 
     def make_room_on_disk(self, size: int) -> bool:
         """The disk is full before the limit is reached: let segments go, of any folder; whether there were enough."""
