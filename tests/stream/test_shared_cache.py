@@ -20,7 +20,7 @@ from onetake.core.errors import CacheError
 from onetake.decode.build import index_videos
 from onetake.storage.local import LocalStorage
 from onetake.stream import nodes
-from onetake.stream.ledger import LEDGER_FOLDER
+from onetake.stream.ledger import LEDGER_FOLDER, Ledger
 from onetake.stream.shared_cache import CachedSegment, SharedCache, Standing
 from onetake.stream.takeover import MARKER, claim_folder
 from tests.helpers import bytes_in, make_loader, record
@@ -262,6 +262,18 @@ def test_two_jobs_read_the_same_clips_at_the_same_time(remote, tmp_path):
         loader = make_loader(remote, remote=remote, local=tmp_path, predownload=4)
         count = sum(len(record(batch)) for batch in loader)
         assert int(job.stdout.readline()) == count == loader.dataset.num_clips
+
+
+def test_what_is_left_for_later_is_done_by_the_first_transaction_that_holds(tmp_path):
+    ledger = Ledger(tmp_path)
+    with ledger.transaction():  # opens it
+        pass
+    ledger.later(lambda db: db.execute("INSERT INTO settings VALUES ('left', 1)"))
+    with pytest.raises(ZeroDivisionError), ledger.transaction():
+        raise ZeroDivisionError
+    for _ in range(2):  # and by no other one: the name would be there twice
+        with ledger.transaction() as db:
+            assert db.execute("SELECT value FROM settings WHERE name = 'left'").fetchall() == [(1,)]
 
 
 def test_a_machine_does_not_share_a_cache_with_another(remote, tmp_path, monkeypatch):

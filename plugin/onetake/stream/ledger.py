@@ -130,10 +130,13 @@ class Ledger:
                 db = self._connected()
                 db.execute("BEGIN IMMEDIATE")
                 try:
-                    while self._postponed:
-                        self._postponed.popleft()(db)
+                    postponed = list(self._postponed)
+                    for work in postponed:
+                        work(db)
                     yield db
                     db.execute("COMMIT")
+                    for _ in postponed:  # not before: what is rolled back is still to be done
+                        self._postponed.popleft()
                 except BaseException:
                     if db.in_transaction:
                         db.execute("ROLLBACK")
